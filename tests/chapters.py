@@ -1,0 +1,72 @@
+"""Execute chapters top to bottom and keep their outputs: `python tests/chapters.py 05 07` (all chapters when none is named).
+
+Cells marked `#| slow` or `#| gpu` keep the output they have, unless `--slow` is given. `--check` runs without writing,
+which is what the tests do; it fails with the chapter and the cell that broke, and with the minutes a chapter may take.
+"""
+import argparse, os, re, sys, time
+from pathlib import Path
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = re.compile(r'^#\|\s*(slow|gpu|eval:\s*false)', re.M)
+
+def chapters(names):
+    "The notebooks whose file name starts with one of `names`, in reading order."
+    every = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
+    return [p for p in every if not names or any(p.name.startswith(n) for n in names)]
+
+class Chapter(NotebookClient):
+    "A notebook client that leaves the cells marked slow as they are."
+    slow = False
+    async def async_execute_cell(self, cell, cell_index, **kw):
+        if cell.cell_type == 'code' and KEPT.search(cell.source) and not self.slow: return cell
+        return await super().async_execute_cell(cell, cell_index, **kw)
+
+def clean(nb):
+    "Drop what changes from run to run and says nothing: ids of executions, timestamps, widget state, progress bars."
+    nb.metadata = {k: v for k, v in nb.metadata.items() if k == 'kernelspec'}
+    if 'kernelspec' in nb.metadata:
+        nb.metadata['kernelspec'] = dict(display_name='python3', language='python', name='python3')
+    for cell in nb.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k in ('tags', 'jupyter')}
+        if cell.cell_type != 'code': continue
+        cell.execution_count = None
+        cell.outputs = [o for o in cell.outputs if not (o.output_type == 'stream' and o.name == 'stderr')]
+        for o in cell.outputs:
+            if 'execution_count' in o: o['execution_count'] = None
+            o.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)
+            for k, v in o.get('data', {}).items():
+                if k == 'text/plain': o['data'][k] = re.sub(r' at 0x[0-9a-f]+', '', v)
+    return nb
+
+def execute(path, slow=False, write=True):
+    "Run one chapter; returns its seconds."
+    nb, start = nbformat.read(path, as_version=4), time.time()
+    nb.metadata['kernelspec'] = dict(display_name='python3', language='python', name='python3')
+    client = Chapter(nb, timeout=3600 if slow else 900, resources={'metadata': {'path': str(path.parent)}})
+    client.slow = slow
+    client.execute()
+    if write: nbformat.write(clean(nb), path)
+    return time.time() - start
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('names', nargs='*', help='chapter numbers or the start of their file names')
+    ap.add_argument('--slow', action='store_true', help='run the cells marked slow, too')
+    ap.add_argument('--check', action='store_true', help='run, but write nothing')
+    ap.add_argument('--minutes', type=float, default=5, help='a chapter that takes longer fails')
+    a = ap.parse_args()
+    os.environ.setdefault('PYTHONWARNINGS', 'ignore')
+    failed = []
+    for p in chapters(a.names):
+        try: seconds = execute(p, a.slow, write=not a.check)
+        except CellExecutionError as e:
+            print(f'{p.name}: failed\n{e}', flush=True); failed.append(p.name); continue
+        late = not a.slow and seconds > 60*a.minutes
+        print(f'{p.name}: {seconds:.0f} s' + (f', more than {a.minutes:g} minutes' if late else ''), flush=True)
+        if late: failed.append(p.name)
+    if failed: sys.exit(f'chapters that failed: {", ".join(failed)}')
+
+if __name__ == '__main__': main()
