@@ -218,4 +218,5 @@ d = { 'settings': { 'branch': 'main',
                                     'vap_diffusion.uvit.UViT.to_image': ('uvit.html#uvit.to_image', 'vap_diffusion/uvit.py'),
                                     'vap_diffusion.uvit.UViT.tokens': ('uvit.html#uvit.tokens', 'vap_diffusion/uvit.py'),
                                     'vap_diffusion.uvit.UViTOutput': ('uvit.html#uvitoutput', 'vap_diffusion/uvit.py'),
+                                    'vap_diffusion.uvit.attend': ('uvit.html#attend', 'vap_diffusion/uvit.py'),
                                     'vap_diffusion.uvit.trim_text': ('uvit.html#trim_text', 'vap_diffusion/uvit.py')}}}
