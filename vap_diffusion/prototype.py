@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from diffusers.configuration_utils import register_to_config
-from .uvit import Attention, UViT, UViTOutput
+from .uvit import Attention, UViT, UViTOutput, attend
 
 # %% ../nbs/10_prototype.ipynb #f2e21f40
 class PrototypeCondition(nn.Module):
@@ -41,7 +41,7 @@ class PrototypeCondition(nn.Module):
         kv = self.kv(self.prototypes[present]) # c K 2D
         kv = F.embedding(which, kv.flatten(1)).view(-1, *kv.shape[1:]) # B K 2D
         k, v = kv.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4) # each B heads K D/heads
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)) # B T D
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2)) # B T D
 
     def forward(self,
         features:Tensor, # B T D, F_e
