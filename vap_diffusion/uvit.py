@@ -130,6 +130,8 @@ class UViT(ModelMixin, ConfigMixin):
         self.final_layer = nn.Conv2d(in_channels, in_channels, 3, padding=1)
         self.apply(self._init)
         for p in self.pos_time_class, self.pos_text, self.pos_image: nn.init.trunc_normal_(p, std=0.02)
+        nn.init.dirac_(self.final_layer.weight) # starts as the identity: a random kernel would cost a short training its first 200 steps
+        nn.init.zeros_(self.final_layer.bias)
 
     @staticmethod
     def _init(module):
