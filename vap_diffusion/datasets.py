@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TABLE_COLUMNS', 'SPLITS', 'IMAGE_TYPES', 'MIN_SIDE', 'SPLIT_NAMES', 'ISIC2018_CLASSES', 'DATASETS', 'ImageError',
-           'to_8bit', 'to_rgb', 'load_image', 'to_tensor', 'check_root', 'list_files', 'list_images', 'read_csv',
-           'check_match', 'read_groups', 'folder_table', 'isic2018_part', 'isic2018_lesions', 'isic2018_table',
-           'phantoms_table', 'draw_phantoms', 'split_by_group', 'check_images', 'assign_splits', 'fingerprint',
+           'split_by_group', 'to_8bit', 'to_rgb', 'load_image', 'to_tensor', 'check_root', 'list_files', 'list_images',
+           'read_csv', 'check_match', 'read_groups', 'folder_table', 'isic2018_part', 'isic2018_lesions',
+           'isic2018_table', 'phantoms_table', 'draw_phantoms', 'check_images', 'assign_splits', 'fingerprint',
            'write_table', 'load_table', 'reuse_table', 'source_table', 'usable', 'prepare', 'load_images']
 
 # %% ../nbs/03_datasets.ipynb #16938126
@@ -33,14 +33,37 @@ MIN_SIDE = 8 # pixels; a smaller picture shows nothing
 class ImageError(ValueError):
     "A file that should be an image and is not usable; the message names the file and the remedy."
 
-# %% ../nbs/03_datasets.ipynb #7608bcf1
+# %% ../nbs/03_datasets.ipynb #fe6d4ca3
+def split_by_group(
+    table:pd.DataFrame,  # with label, split, group
+    fraction:float,      # of the source's images that move, 0 to below 1
+    seed:int,            # another seed, another split
+    name:str='val',      # the new split
+    source:str='train',  # where its images come from
+) -> pd.DataFrame:       # a copy with some of `source` renamed to `name`
+    "Move whole groups to a new split, class by class, so that class shares stay. A class with more than two groups gives at least one and keeps at least one."
+    if not 0 <= fraction < 1: raise ValueError(f'fraction is {fraction}: at least 0 and below 1 is needed')
+    rows = table[table.split == source]
+    rarest = rows.assign(count=rows.label.map(rows.label.value_counts())).sort_values(['count', 'label']).groupby('group').label.first() # a group of several classes counts for its rarest
+    size, moved = rows.groupby('group').size(), []
+    for label, groups in rarest.groupby(rarest).groups.items():
+        order = sorted(groups, key=lambda g: hashlib.sha256(f'{seed}/{name}/{g}'.encode()).digest()) # stable: a new image does not reshuffle the old ones
+        middle = size[order].cumsum() - size[order]/2
+        k = int((middle < fraction*size[order].sum()).sum())
+        moved += order[:min(max(k, fraction > 0 and len(order) > 2), len(order) - 1)]
+    new = table.copy()
+    new.loc[(table.split == source) & table.group.isin(moved), 'split'] = name
+    return new
+
+# %% ../nbs/03_datasets.ipynb #0d16914e
 def to_8bit(
     values:np.ndarray, # H W, integers of any depth or floats
 ) -> np.ndarray:       # H W uint8
     "Scale 10-, 12- or 16-bit gray values to bytes by the smallest bit depth that holds them (floats up to 1 by 1)."
     values = np.nan_to_num(values.astype(np.float64))
     values = values - min(0, values.min())                         # CT-like values start below zero
-    top = 1 if values.max() <= 1 else 2**max(8, int(values.max()).bit_length()) - 1
+    bits = max(8, int(values.max()).bit_length())
+    top = 1 if values.max() <= 1 else 2**(bits + bits % 2) - 1      # scanners give 8, 10, 12, 14 or 16 bits
     return (values/top*255).round().astype(np.uint8)
 
 def to_rgb(image:Image.Image) -> Image.Image: # 8-bit RGB, upright
@@ -68,6 +91,7 @@ def load_image(
     if size is not None: rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(rgb)
 
+# %% ../nbs/03_datasets.ipynb #6945c2e7
 def to_tensor(
     images,            # H W 3 or N H W 3, uint8
 ) -> Tensor:           # B 3 H W float32 in [-1, 1]
@@ -229,29 +253,7 @@ def draw_phantoms(root, n, size, seed, modalities):
 # %% ../nbs/03_datasets.ipynb #e974cc58
 DATASETS = {'phantoms': phantoms_table, 'folder': folder_table, 'isic2018': isic2018_table} # name -> function: root -> table
 
-# %% ../nbs/03_datasets.ipynb #fe6d4ca3
-def split_by_group(
-    table:pd.DataFrame,  # with label, split, group
-    fraction:float,      # of the source's images that move, 0 to below 1
-    seed:int,            # another seed, another split
-    name:str='val',      # the new split
-    source:str='train',  # where its images come from
-) -> pd.DataFrame:       # a copy with some of `source` renamed to `name`
-    "Move whole groups to a new split, class by class, so that class shares stay. A class with more than two groups gives at least one and keeps at least one."
-    if not 0 <= fraction < 1: raise ValueError(f'fraction is {fraction}: at least 0 and below 1 is needed')
-    rows = table[table.split == source]
-    rarest = rows.assign(count=rows.label.map(rows.label.value_counts())).sort_values(['count', 'label']).groupby('group').label.first() # a group of several classes counts for its rarest
-    size, moved = rows.groupby('group').size(), []
-    for label, groups in rarest.groupby(rarest).groups.items():
-        order = sorted(groups, key=lambda g: hashlib.sha256(f'{seed}/{name}/{g}'.encode()).digest()) # stable: a new image does not reshuffle the old ones
-        middle = size[order].cumsum() - size[order]/2
-        k = int((middle < fraction*size[order].sum()).sum())
-        moved += order[:min(max(k, fraction > 0 and len(order) > 2), len(order) - 1)]
-    new = table.copy()
-    new.loc[(table.split == source) & table.group.isin(moved), 'split'] = name
-    return new
-
-# %% ../nbs/03_datasets.ipynb #38b23709
+# %% ../nbs/03_datasets.ipynb #e4ad2f2e
 def check_images(table, root, progress=True) -> pd.DataFrame: # file_name, problem
     "Open every image; list those that are not usable, with the reason."
     def problem(name):
@@ -261,6 +263,7 @@ def check_images(table, root, progress=True) -> pd.DataFrame: # file_name, probl
         found = list(tqdm(pool.map(problem, table.file_name), total=len(table), desc='checking images', disable=not progress))
     return pd.DataFrame(dict(file_name=table.file_name.to_numpy(), problem=found)).dropna()
 
+# %% ../nbs/03_datasets.ipynb #38a5b0f2
 def assign_splits(table, val, test, seed) -> pd.DataFrame:
     "Keep the splits that the publisher gives; make those that are missing from 'train' by group."
     table = table.assign(split=table.split.fillna('train'))
@@ -272,6 +275,7 @@ def assign_splits(table, val, test, seed) -> pd.DataFrame:
     if unknown: raise ValueError(f'class {unknown[0]} has no training image, only {", ".join(sorted(table.split[table.label == unknown[0]].unique()))}: check the spelling of the folders or labels')
     return table
 
+# %% ../nbs/03_datasets.ipynb #759c973e
 def fingerprint(table, root) -> str:
     "Changes when a file, its size, a label, a group or a split changes."
     sizes = [os.path.getsize(Path(root)/f) for f in table.file_name]
@@ -307,6 +311,7 @@ def reuse_table(out, settings) -> pd.DataFrame|None: # None: nothing there yet
     if changed: raise FileExistsError(f'{out} holds the table of another run ({"; ".join(changed)}): choose another out, or delete that folder')
     return table
 
+# %% ../nbs/03_datasets.ipynb #7c5c8cd8
 def source_table(dataset, root, modalities) -> pd.DataFrame: # as the publisher gives it
     "The adapter's table, of the modalities asked for; a `folder` shows what it is said to show."
     if dataset == 'folder': return folder_table(root, modalities[0])
