@@ -1,0 +1,42 @@
+"""Draw the result tables of README.md from results/*.json, between their marks: `make readme`. `--check` only compares."""
+import json, re, sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+def load(name): return json.loads((ROOT/'results'/name).read_text())
+
+def number(r, k, digits):
+    floor = r.get(f'{k}_floor')
+    return f'{r[k]:.{digits}f}' + (f' ({floor:.{digits}f})' if floor is not None else '')
+
+def rows(methods):
+    head = ['| | FID (floor) | KID (floor) | precision (floor) | recall (floor) | N | steps | training |', '|---|---|---|---|---|---|---|---|']
+    return head + [f"| {name} | {number(r, 'fid', 1)} | {number(r, 'kid', 4)} | {number(r, 'precision', 3)} | {number(r, 'recall', 3)} | {r['n']} | {r['steps']} | {r['seconds']/60:.1f} min |"
+                   for name, r in methods.items() if isinstance(r, dict) and 'kid' in r]
+
+def quickstart():
+    "One table over the seeds, and the ratios."
+    runs = [load(p.name) for p in sorted((ROOT/'results').glob('quickstart-seed*.json'))]
+    head = ['| seed | FID class only | FID class + text | floor | ratio | recall class only | recall class + text | floor | whole command |', '|---|---|---|---|---|---|---|---|---|']
+    for r in runs:
+        a, b = r['class'], r['class+text']
+        head.append(f"| {r['seed']} | {a['fid']:.1f} | {b['fid']:.1f} | {b['fid_floor']:.1f} | {b['fid']/a['fid']:.2f} | {a['recall']:.3f} | {b['recall']:.3f} | {b['recall_floor']:.3f} | {r['seconds']/60:.1f} min |")
+    return head + ['', f"N = {runs[0]['class']['n']} images of each kind, features `{runs[0]['class']['features']}`, {runs[0]['device']}."]
+
+def isic2018():
+    r = load('isic2018-64-cpu.json')
+    out = []
+    for split, title in (('test', 'official test set'), ('val', 'validation split by lesion')):
+        if split in r: out += [f'Against the {title}:', '', *rows(r[split]), '']
+    return out + [f"Features `{r['test']['class']['features']}`, seed {r['seed']}, {r['device']}."]
+
+def drawn(text):
+    "README with every `<!-- results: NAME -->` block drawn again."
+    def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(dict(quickstart=quickstart, isic2018=isic2018)[m[1]]()) + '\n<!-- end -->'
+    return re.sub(r'<!-- results: (\w+) -->\n.*?<!-- end -->', block, text, flags=re.S)
+
+if __name__ == '__main__':
+    path = ROOT/'README.md'; text = path.read_text()
+    if '--check' in sys.argv: sys.exit(drawn(text) != text and 'README.md is behind results/: run `make readme`')
+    path.write_text(drawn(text))

@@ -1,0 +1,161 @@
+"""The command line on tiny phantoms: every verb, going on after a stop, and what a user reads when something is wrong."""
+import json, os, shutil, signal, subprocess, sys, time
+from pathlib import Path
+import pytest
+from PIL import Image
+
+ENV = {**os.environ, 'COLUMNS': '200', 'OMP_NUM_THREADS': '2'}
+
+def vap(*args, ok=True, cwd=None, timeout=600, env=ENV):
+    "Run a verb in a process of its own; returns its finished process."
+    done = subprocess.run([sys.executable, '-m', 'vap_diffusion.cli', *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=timeout, env=env)
+    if ok: assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+def fails(*args, **kw) -> str:
+    "The one error line of a verb that must fail."
+    done = vap(*args, ok=False, **kw)
+    assert done.returncode in (1, 2), (done.returncode, done.stdout, done.stderr)
+    assert 'Traceback' not in done.stderr, done.stderr
+    lines = [l for l in done.stderr.splitlines() if l.startswith('error: ')]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+@pytest.fixture(scope='session')
+def work(tmp_path_factory):
+    "A working folder with features and two tiny models, made by the verbs."
+    root = tmp_path_factory.mktemp('cli'); w = root/'w'
+    vap('prepare', '--dataset', 'phantoms', '--root', root/'phantoms', '--out', w, '--n', 120)
+    vap('describe', w); vap('encode', w)
+    vap('train', w, '--no-text', '--steps', 4); vap('train', w, '--steps', 4)
+    return w
+
+# --- starting up -----------------------------------------------------------------------------------------------------
+
+def seconds(code):
+    best = 9.
+    for _ in range(4):
+        start = time.perf_counter(); subprocess.run([sys.executable, '-c', code], check=True, capture_output=True); best = min(best, time.perf_counter() - start)
+    return best
+
+def test_importing_the_package_costs_little(): assert seconds('import vap_diffusion') - seconds('pass') < 0.3
+
+def test_help_is_quick_and_lists_the_verbs():
+    code = 'import sys; sys.argv = ["vap-diffusion", "--help"]; from vap_diffusion.cli import main; main()'
+    assert seconds(f'try:\n {code}\nexcept SystemExit: pass') < 1
+    text = vap('--help').stdout
+    assert all(verb in text for verb in 'doctor prepare describe encode train sample evaluate quickstart'.split())
+
+def test_the_console_script_is_there(): assert shutil.which('vap-diffusion', path=str(Path(sys.executable).parent))
+
+def test_doctor_names_each_part_and_its_remedy():
+    text = vap('doctor').stdout
+    assert all(word in text for word in ('Python', 'torch', 'BiomedCLIP', 'SD autoencoder', 'Inception', 'MLLM server', 'hf download'))
+
+# --- the verbs -------------------------------------------------------------------------------------------------------
+
+def test_stages_leave_what_they_promise(work):
+    assert (work/'table.parquet').exists() and (work/'features'/'moments.safetensors').exists()
+    lines = [json.loads(l) for l in (work/'descriptions.jsonl').read_text().splitlines()]
+    assert len(lines) == 120 and {'file_name', 'label', 't1', 't2', 't_mix', 'model', 'prompt_version'} <= set(lines[0])
+    for name in ('vap', 'class'): assert (work/'models'/name/'pipeline'/'model_index.json').exists()
+
+def test_stages_repeat_without_harm(work):
+    before = (work/'descriptions.jsonl').read_bytes()
+    vap('describe', work); vap('encode', work); vap('train', work, '--steps', 4)
+    assert (work/'descriptions.jsonl').read_bytes() == before
+
+def test_describe_goes_on_after_a_torn_line(work, tmp_path):
+    w = tmp_path/'w'; shutil.copytree(work, w, ignore=shutil.ignore_patterns('models', 'features'))
+    whole = (w/'descriptions.jsonl').read_text(); (w/'descriptions.jsonl').write_text(whole[:len(whole)//2])
+    vap('describe', w)
+    assert sorted((w/'descriptions.jsonl').read_text().splitlines()) == sorted(whole.splitlines())
+
+def test_sample_evaluate_and_same_seed_same_bytes(work, tmp_path):
+    model = work/'models'/'vap'/'pipeline'
+    for out in ('a', 'b'): vap('sample', model, '--out', tmp_path/out, '--n', 6, '--seed', 3, '--steps', 4)
+    a, b = (sorted((tmp_path/o/'images').glob('*.png')) for o in 'ab')
+    assert len(a) == 6 and [p.read_bytes() for p in a] == [p.read_bytes() for p in b]
+    info = Image.open(a[0]).info
+    assert {'class', 'prompt', 'seed', 'model'} <= {k.lower() for k in info} and 'synthetic' in ' '.join([*info, *map(str, info.values())]).lower()
+    vap('sample', work/'models'/'class'/'pipeline', '--out', tmp_path/'c', '--like', work, '--n', 24, '--steps', 3)
+    out = vap('evaluate', tmp_path/'c', '--real', work, ok=False)
+    assert out.returncode == 0 or 'at least' in out.stderr # a handful of images may be too few for the features
+
+def test_sample_goes_on_where_it_stopped(work, tmp_path):
+    model = work/'models'/'vap'/'pipeline'
+    vap('sample', model, '--out', tmp_path/'a', '--n', 5, '--steps', 3)
+    whole = {p.name: p.read_bytes() for p in (tmp_path/'a'/'images').glob('*.png')}
+    for name in list(whole)[1:4]: (tmp_path/'a'/'images'/name).unlink()
+    vap('sample', model, '--out', tmp_path/'a', '--n', 5, '--steps', 3)
+    assert {p.name: p.read_bytes() for p in (tmp_path/'a'/'images').glob('*.png')} == whole
+
+def test_the_course_model_paints_within_20_seconds(tmp_path):
+    start = time.perf_counter(); vap('sample', 'course', '--out', tmp_path/'s', '--n', 1)
+    assert time.perf_counter() - start < 20
+    assert Image.open(next((tmp_path/'s'/'images').glob('*.png'))).size == (64, 64)
+
+def test_ctrl_c_in_training_loses_nothing(work, tmp_path):
+    w = tmp_path/'w'; shutil.copytree(work, w, ignore=shutil.ignore_patterns('models'))
+    run = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', 'train', str(w), '--steps', '60'], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENV)
+    log = w/'models'/'vap'/'log.jsonl'
+    for _ in range(600):
+        time.sleep(0.1)
+        if log.exists() and len(log.read_text().splitlines()) >= 2: break
+    run.send_signal(signal.SIGINT); _, err = run.communicate(timeout=120)
+    assert run.returncode == 130 and 'same command' in err and 'Traceback' not in err, err
+    out = vap('train', w, '--steps', 60)
+    assert json.loads((w/'models'/'vap'/'train.json').read_text())['steps'] == 60
+
+# --- bad input: culprit and remedy in one line -----------------------------------------------------------------------
+
+def test_root_that_is_not_there(tmp_path):
+    assert 'nowhere' in fails('prepare', '--root', tmp_path/'nowhere', '--out', tmp_path/'w')
+
+def test_root_that_is_empty(tmp_path):
+    (tmp_path/'empty').mkdir(); assert 'empty' in fails('prepare', '--root', tmp_path/'empty', '--out', tmp_path/'w')
+
+def test_stages_out_of_order(tmp_path):
+    (tmp_path/'w').mkdir()
+    for verb in ('describe', 'encode', 'train'): assert 'prepare' in fails(verb, tmp_path/'w') or verb == 'train'
+
+def test_unknown_names(work, tmp_path):
+    model = work/'models'/'vap'/'pipeline'
+    message = fails('sample', model, '--out', tmp_path/'s', '--label', 'nevu')
+    assert 'nevu' in message and 'nevus' in message
+    assert 'cpu' in fails('train', work, '--preset', 'tpu', '--name', 'x', '--steps', 1)
+    assert 'isic2018' in fails('prepare', '--dataset', 'isic1999', '--root', tmp_path, '--out', tmp_path/'w')
+    assert 'nowhere' in fails('sample', tmp_path/'nowhere', '--out', tmp_path/'s')
+    assert 'mllm' in fails('describe', work, '--mllm', 'wishful').lower()
+
+def test_zero_images(work, tmp_path): assert 'at least 1' in fails('sample', work/'models'/'vap'/'pipeline', '--out', tmp_path/'s', '--n', 0)
+
+def test_a_folder_of_another_run(work, tmp_path):
+    model = work/'models'/'vap'/'pipeline'
+    vap('sample', model, '--out', tmp_path/'s', '--n', 1, '--steps', 2)
+    assert 'another run' in fails('sample', model, '--out', tmp_path/'s', '--n', 1, '--seed', 5, '--steps', 2)
+    (tmp_path/'t').mkdir(); (tmp_path/'t'/'thesis.docx').write_text('dear')
+    assert 'thesis.docx' in fails('sample', model, '--out', tmp_path/'t', '--n', 1)
+    assert (tmp_path/'t'/'thesis.docx').read_text() == 'dear'
+
+def test_features_of_another_text_encoder(work, tmp_path):
+    w = tmp_path/'w'; shutil.copytree(work, w, ignore=shutil.ignore_patterns('models'))
+    record = json.loads((w/'features'/'features.json').read_text())
+    vap('train', w, '--steps', 1)
+    hashes = {k: v for k, v in record.items() if 'text' in k and isinstance(v, (str, dict))}
+    assert hashes, 'features.json says nothing of the text encoder'
+    text = json.dumps(record).replace(json.dumps(record.get('text_fingerprint')), '"0000"')
+    (w/'features'/'features.json').write_text(text)
+    assert 'text encoder' in fails('train', w, '--steps', 2)
+
+def test_full_disk(work, tmp_path):
+    "A small tmpfs shows it; needs the right to mount."
+    small = tmp_path/'small'; small.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=48k', 'tmpfs', str(small)], capture_output=True).returncode: pytest.skip('no right to mount a tmpfs')
+    try:
+        message = fails('sample', 'course', '--out', small/'s', '--n', 40, '--steps', 2)
+        assert 'disk is full' in message
+        subprocess.run(['mount', '-o', 'remount,size=4m', str(small)], check=True)
+        vap('sample', 'course', '--out', small/'s', '--n', 40, '--steps', 2)
+        for p in (small/'s'/'images').glob('*.png'): Image.open(p).load()
+    finally: subprocess.run(['umount', str(small)])

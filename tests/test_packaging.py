@@ -1,0 +1,41 @@
+"""The wheel: small, complete, and at home in an empty folder without a network or a cache."""
+import os, subprocess, sys, zipfile
+from pathlib import Path
+import pytest
+from chapters import ROOT
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp('dist')
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '-w', out, str(ROOT)], check=True, capture_output=True)
+    return next(out.glob('*.whl'))
+
+def test_wheel_holds_weights_and_sample_and_no_notebook(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert any(n.startswith('vap_diffusion/assets/course/') and n.endswith('.safetensors') for n in names)
+    assert any(n.startswith('vap_diffusion/data/') for n in names)
+    assert not any(n.endswith(('.ipynb', '.pt', '.pkl', '.bin')) for n in names)
+    assert wheel.stat().st_size < 40e6
+
+def test_wheel_works_in_an_empty_folder_offline(wheel, tmp_path):
+    site, empty = tmp_path/'site', tmp_path/'empty'; empty.mkdir()
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', site, str(wheel)], check=True, capture_output=True)
+    env = {**os.environ, 'PYTHONPATH': str(site), 'HOME': str(empty), 'HF_HOME': str(empty/'hf'), 'HF_HUB_OFFLINE': '1', 'https_proxy': 'http://127.0.0.1:9', 'http_proxy': 'http://127.0.0.1:9', 'no_proxy': ''}
+    where = subprocess.run([sys.executable, '-c', 'import vap_diffusion; print(vap_diffusion.__file__)'], cwd=empty, env=env, capture_output=True, text=True, check=True).stdout
+    assert str(site) in where
+    run = subprocess.run([sys.executable, '-m', 'vap_diffusion.cli', 'sample', 'course', '--out', 'pictures', '--n', '2', '--steps', '4'], cwd=empty, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert len(list((empty/'pictures'/'images').glob('*.png'))) == 2
+
+def test_weights_are_safetensors_with_cards_and_small():
+    files = [p for p in (ROOT/'assets').rglob('*') if p.is_file()]
+    assert sum(p.stat().st_size for p in files if p.suffix == '.safetensors') < 30e6
+    assert not [p for p in files if p.suffix in ('.pt', '.pth', '.bin', '.pkl', '.ckpt')]
+    for name in ('autoencoder', 'text', 'features', 'course'):
+        card = (ROOT/'assets'/name/'README.md').read_text().lower()
+        assert all(word in card for word in ('python -m vap_diffusion', 'seed', 'second', 'phantoms')), name
+
+def test_course_extra_and_pins():
+    text = (ROOT/'settings.ini').read_text()
+    line = next(l for l in text.splitlines() if l.startswith('requirements'))
+    assert 'fastcore' not in line and 'nbdev' not in line and 'jupyter' not in line
