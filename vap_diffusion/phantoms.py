@@ -189,7 +189,7 @@ def jittered(rng, colour, spread=.03):
     "A colour near the prototype: brightness and each channel vary by a few per cent."
     return np.asarray(colour, np.float32)*(1 + spread*rng.uniform(-1, 1)).__float__()*(1 + .5*spread*rng.uniform(-1, 1, 3)).astype(np.float32)
 
-# %% ../nbs/02_phantoms.ipynb #e3b195e1
+# %% ../nbs/02_phantoms.ipynb #ac8a3d3a
 WAVES = {'round': ((2, .02), (3, .02), (5, .01)), 'oval': ((3, .02), (5, .01)), 'elongated': ((3, .02), (5, .015)),
          'irregular': ((2, .08), (3, .16), (4, .11), (5, .09), (7, .05), (9, .03))} # harmonics of the outline: frequency, amplitude
 ASPECTS = {'round': 1., 'oval': 1.5, 'elongated': 2.6, 'irregular': 1.12}           # long axis / short axis
@@ -209,7 +209,7 @@ def outline(
 def dots(rng, x, y, spacing:float, radius:float)->np.ndarray: # H W in [0,1]
     "One disc at a jittered place in each cell of a square grid."
     n = int(1/spacing) + 2
-    at = rng.uniform(.27, .73, (2, n + 1, n + 1)).astype(np.float32)
+    at = rng.uniform(.18, .82, (2, n + 1, n + 1)).astype(np.float32)
     off = rng.uniform(0, 1, 2)
     v = y/spacing + off[1]                                                       # H 1
     i = v.astype(int)                                                            # row of the cell
@@ -263,18 +263,18 @@ def render_dermoscopy(a, label, size, rng)->np.ndarray: # 3 H W
     spacing = float(np.clip(.33*radius + .035, .07, .12))
     if a['texture'] != 'smooth':
         lines = dots(rng, x, y, spacing, .21*spacing) if a['texture'] == 'dotted' else \
-                mesh(rng, x + .010*middle, y + .010*coarse, spacing) if a['texture'] == 'network' else \
-                edge(np.cos(np.round(11 + 10*radius)*angle + .8*coarse) + .1, .8)*np.clip(2.2*r - .55, 0, 1)
-        strength, mean = (.75, .12) if a['texture'] == 'dotted' else (.62, .42) if a['texture'] == 'network' else (.6, .3)
+                mesh(rng, x + .018*middle, y + .022*coarse, spacing) if a['texture'] == 'network' else \
+                edge(np.cos(np.round(11 + 10*radius)*angle + 1.1*coarse + .5*middle) + .1, .9)*np.clip(2.2*r - .55, 0, 1)
+        strength, mean = (.55, .12) if a['texture'] == 'dotted' else (.45, .42) if a['texture'] == 'network' else (.42, .3)
         if sum(base) < 240 and a['texture'] != 'dotted': body += 26*(1 - lines)*(1 - .15)   # on dark ground the gaps are what is seen
         body *= 1 + strength*(mean - lines) if a['texture'] != 'dotted' or sum(base) >= 150 else 1
-        if a['texture'] == 'dotted' and sum(base) < 150: paint(body, base + 62, .9*lines)    # on black ground the dots are pale
+        if a['texture'] == 'dotted' and sum(base) < 150: paint(body, base + 50, .8*lines)    # on black ground the dots are pale
     # what the class adds beyond its attributes
     if label == 'nevus': body *= 1.06 - .12*np.clip(1 - r, 0, 1)
     elif label == 'melanoma': body *= 1 + .10*np.clip(np.cos(angle)*r, -1, 1)
     else: paint(body, (226, 206, 176), .8*dots(rng, x, y, .21, .011)*edge(r - .85, .1))
     paint(image, body, inside)
-    if a['hair'] != 'none': paint(image, (38, 27, 22), .88*hairs(rng, x, y, rng.integers(3, 5) if a['hair'] == 'few' else rng.integers(11, 15)))
+    if a['hair'] != 'none': paint(image, (38, 27, 22), .8*hairs(rng, x, y, rng.integers(3, 5) if a['hair'] == 'few' else rng.integers(9, 13)))
     # light: gradient and fall-off to the corners
     t, from_middle = rng.uniform(0, 2*np.pi), np.hypot(x - .5, y - .5)
     image *= EXPOSURES[a['light']]*(1 + .07*(np.cos(t)*(x - .5) + np.sin(t)*(y - .5)))*(1.02 - .16*from_middle**2)
