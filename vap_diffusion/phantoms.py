@@ -216,7 +216,7 @@ def near(
 
 STEPS = {'none': (0, 0), 'centre': (0, 0), 'left': (-1, 0), 'right': (1, 0), 'top': (0, -1), 'bottom': (0, 1)}
 
-# %% ../nbs/02_phantoms.ipynb #5f80c8da
+# %% ../nbs/02_phantoms.ipynb #46f0d6c9
 Lesion = namedtuple('Lesion', 'x y radius r angle alpha') # x 1 W, y H 1 from its middle; r H W: 1 on the border; alpha H W: 1 inside
 
 def place_lesion(a:dict, rng, noise, size:int)->Lesion: # noise: H W
@@ -237,19 +237,19 @@ def colour_lesion(a:dict, rng, lesion:Lesion, noises, size:int)->tuple[np.ndarra
     base = near(rng, palette['colour'][a['colour']])
     body = base[:, None, None]*(1 + .05*coarse + .05*middle + .05*fine)
     if a['second colour'] != 'none':
-        blobs = -.5*smooth_noise(rng, 9, size)
-        for t, away in zip(rng.uniform(0, 2*np.pi) + np.array([0, 2.3]), (.5, .6)): # around two places
+        blobs = -.9*smooth_noise(rng, 9, size)
+        for t, away in zip(rng.uniform(0, 2*np.pi) + np.array([0, 1.9]), (.35, .65)): # around two places
             u, v = lesion.x/lesion.radius - away*np.cos(t), lesion.y/lesion.radius - away*np.sin(t)
-            blobs = blobs - 1.6*np.exp(-(u*u + v*v)/.42**2)
+            blobs = blobs - 1.5*np.exp(-(u*u + v*v)/.42**2)
         blobs = blobs - grow(blobs, .3*lesion.alpha.mean(), lesion.alpha)
         paint(body, near(rng, palette['second colour'][a['second colour']]), edge(.35*lesion.radius*blobs, max(1/size, .09*lesion.radius)))
     return body, base
 
-# %% ../nbs/02_phantoms.ipynb #d56c82f9
+# %% ../nbs/02_phantoms.ipynb #1fc8c49e
 def dots(rng, x, y, spacing:float, radius:float)->np.ndarray: # H W in [0,1]
     "One disc at a jittered place in each cell of a grid whose rows are staggered."
     n = int(1.5/spacing) + 3
-    at = rng.uniform(.27, .73, (2, n, n)).astype(np.float32)
+    at = rng.uniform(.18, .82, (2, n, n)).astype(np.float32)
     off = rng.uniform(1, 2, 2)
     v = (y - y[0])/spacing + off[1]                                              # H 1
     i = v.astype(int)                                                            # row of the cell
@@ -263,10 +263,10 @@ def mesh(rng, x, y, spacing:float)->np.ndarray: # H W in [0,1], 1 on the lines
     waves = sum(np.cos(k*(np.cos(turn + t)*x + np.sin(turn + t)*y) + p) for t, p in zip((0, 2*np.pi/3, 4*np.pi/3), (*phase, 0)))
     return np.clip((1.1 - waves)/1.8, 0, 1)                                      # waves run from -1.5 to 3
 
-def streaks(lesion:Lesion, noise)->np.ndarray: # H W in [0,1]
+def streaks(lesion:Lesion, coarse, middle)->np.ndarray: # H W in [0,1]
     "Lines that run outwards from the middle of a lesion."
     n = np.round(11 + 10*lesion.radius)
-    return edge(np.cos(n*lesion.angle + .8*noise) + .1, .8)*np.clip(2.2*lesion.r - .55, 0, 1)
+    return edge(np.cos(n*lesion.angle + 1.1*coarse + .5*middle) + .1, .9)*np.clip(2.2*lesion.r - .55, 0, 1)
 
 def add_structure(body, base, texture:str, rng, lesion:Lesion, noises)->None:
     "Draw dots, streaks or a network into the colours of a lesion, about keeping their mean."
@@ -274,14 +274,14 @@ def add_structure(body, base, texture:str, rng, lesion:Lesion, noises)->None:
     spacing, dark = float(np.clip(.33*lesion.radius + .035, .07, .12)), base.sum()
     if texture == 'dotted':
         where = dots(rng, lesion.x, lesion.y, spacing, .21*spacing)
-        if dark >= 150: body *= 1 + .75*(.12 - where)
-        else: paint(body, base + 62, .9*where)                                   # on black ground the dots are pale
+        if dark >= 150: body *= 1 + .55*(.12 - where)
+        else: paint(body, base + 50, .8*where)                                   # on black ground the dots are pale
     elif texture != 'smooth':
-        lines = mesh(rng, lesion.x + .01*middle, lesion.y + .01*coarse, spacing) if texture == 'network' else streaks(lesion, coarse)
+        lines = mesh(rng, lesion.x + .018*middle, lesion.y + .022*coarse, spacing) if texture == 'network' else streaks(lesion, coarse, middle)
         if dark < 240: body += 22*(1 - lines)
-        body *= 1 + (.62*(.42 - lines) if texture == 'network' else .6*(.3 - lines))
+        body *= 1 + (.45*(.42 - lines) if texture == 'network' else .42*(.3 - lines))
 
-# %% ../nbs/02_phantoms.ipynb #018ee195
+# %% ../nbs/02_phantoms.ipynb #598a3437
 def hairs(rng, x, y, n:int, width=.004)->np.ndarray: # H W in [0,1]
     "n thin curved hairs, most in one direction."
     t = rng.uniform(0, np.pi) + rng.normal(0, .4, n)
@@ -305,7 +305,7 @@ def render_dermoscopy(a:dict, label:str, size:int, rngs)->np.ndarray: # 3 H W, 0
     elif label == 'melanoma': body *= 1 + .10*np.clip(np.cos(lesion.angle)*lesion.r, -1, 1)
     else: paint(body, (226, 206, 176), .8*dots(of_colours, x, y, .21, .011)*edge(lesion.r - .85, .1))
     paint(image, body, lesion.alpha)
-    if a['hair'] != 'none': paint(image, (38, 27, 22), .88*hairs(of_hair, x, y, of_hair.integers(3, 5) if a['hair'] == 'few' else of_hair.integers(11, 15)))
+    if a['hair'] != 'none': paint(image, (38, 27, 22), .8*hairs(of_hair, x, y, of_hair.integers(3, 5) if a['hair'] == 'few' else of_hair.integers(9, 13)))
     t, from_middle = of_light.uniform(0, 2*np.pi), np.hypot(x - .5, y - .5)
     image *= EXPOSURES[a['light']]*(1 + .07*(np.cos(t)*(x - .5) + np.sin(t)*(y - .5)))*(1.02 - .16*from_middle**2)
     if a['corners'] == 'dark': image *= .04 + .96*edge(from_middle - .575, .05)   # the tube of the dermatoscope
