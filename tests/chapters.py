@@ -3,7 +3,7 @@
 Cells marked `#| slow` or `#| gpu` keep the output they have, unless `--slow` is given. `--check` runs without writing,
 which is what the tests do; it fails with the chapter and the cell that broke, and with the minutes a chapter may take.
 """
-import argparse, os, re, sys, time
+import argparse, json, os, re, sys, time
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
@@ -51,6 +51,12 @@ def execute(path, slow=False, write=True):
     if write: nbformat.write(clean(nb), path)
     return time.time() - start
 
+def note_seconds(path, seconds):
+    "Keep how long a chapter took: README's table is drawn from results/chapters.json."
+    file = ROOT/'results'/'chapters.json'
+    found = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(dict(sorted((found | {path.stem: round(seconds)}).items())), indent=1) + '\n')
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('names', nargs='*', help='chapter numbers or the start of their file names')
@@ -64,6 +70,7 @@ def main():
         try: seconds = execute(p, a.slow, write=not a.check)
         except CellExecutionError as e:
             print(f'{p.name}: failed\n{e}', flush=True); failed.append(p.name); continue
+        if not (a.check or a.slow): note_seconds(p, seconds)
         late = not a.slow and seconds > 60*a.minutes
         print(f'{p.name}: {seconds:.0f} s' + (f', more than {a.minutes:g} minutes' if late else ''), flush=True)
         if late: failed.append(p.name)

@@ -24,6 +24,16 @@ def quickstart():
         head.append(f"| {r['seed']} | {a['fid']:.1f} | {b['fid']:.1f} | {b['fid_floor']:.1f} | {b['fid']/a['fid']:.2f} | {a['recall']:.3f} | {b['recall']:.3f} | {b['recall_floor']:.3f} | {r['seconds']/60:.1f} min |")
     return head + ['', f"N = {runs[0]['class']['n']} images of each kind, features `{runs[0]['class']['features']}`, {runs[0]['device']}."]
 
+def chapters():
+    "What each notebook says of itself, and the seconds it took."
+    seconds, out = load('chapters.json'), ['| chapter | what stands at its end | minutes on 2 cores |', '|---|---|---|']
+    for path in sorted((ROOT/'nbs').glob('[0-9]*.ipynb')):
+        first = ''.join(json.loads(path.read_text())['cells'][0]['source'])
+        line = re.search(r'^> (.*)$', first, re.M)[1]
+        took = seconds.get(path.stem)
+        out.append(f"| [{path.stem[:2]} `{path.stem[3:]}`](nbs/{path.name}) | {line} | {'' if took is None else f'{took/60:.1f}'} |")
+    return out
+
 def isic2018():
     r = load('isic2018-64-cpu.json')
     out = []
@@ -33,7 +43,7 @@ def isic2018():
 
 def drawn(text):
     "README with every `<!-- results: NAME -->` block drawn again."
-    def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(dict(quickstart=quickstart, isic2018=isic2018)[m[1]]()) + '\n<!-- end -->'
+    def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters)[m[1]]()) + '\n<!-- end -->'
     return re.sub(r'<!-- results: (\w+) -->\n.*?<!-- end -->', block, text, flags=re.S)
 
 if __name__ == '__main__':
