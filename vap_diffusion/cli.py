@@ -62,7 +62,7 @@ def encode(
     "Images and descriptions -> W/features: latents and token states, computed once."
     from vap_diffusion import training
     record = training.encode(out, autoencoder, text_encoder, size, adapt_minutes, seed)
-    typer.echo(f"{record['n']} images as latents of {' x '.join(map(str, record['latent']))}, scaling {record['scaling_factor']:.3f}; next: vap-diffusion train {out}")
+    typer.echo(f"{record['n']} images as latents of {' x '.join(map(str, record['latent']))}; next: vap-diffusion train {out}")
 
 @app.command()
 def train(
@@ -176,30 +176,31 @@ def server() -> str: # its address, or ''
         except httpx.HTTPError: pass
     return ''
 
-def findings() -> list[tuple[str, str, str]]: # part, what is here, what that means or what brings it
+def findings() -> list[tuple[str, str, str, str]]: # part, what is here, what that means, the command that brings what is missing
     "What this machine has."
     import platform, shutil
     import psutil, torch
     from vap_diffusion.metrics import InceptionFeatures
     from vap_diffusion.phantoms import asset_path
     from vap_diffusion.text import BIOMEDCLIP
-    GB, cuda = 2**30, torch.cuda.is_available()
+    GB, cuda, sd = 2**30, torch.cuda.is_available(), 'stabilityai/sd-vae-ft-ema'
     memory = torch.cuda.get_device_properties(0).total_memory if cuda else psutil.virtual_memory().total
     weights = Path(torch.hub.get_dir())/'checkpoints'/Path(InceptionFeatures.url).name
     def shipped():
         try: return all(asset_path(p).exists() for p in ('autoencoder', 'text', 'features', 'course'))
         except FileNotFoundError: return False
-    url, free = server(), shutil.disk_usage('.').free
+    url, free, whole = server(), shutil.disk_usage('.').free, shipped()
+    part = lambda name, here, use, without, command: (name, 'here', use, '') if here else (name, 'missing', without, command)
     return [
-        ('Python', platform.python_version(), 'ok' if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed'),
-        ('torch', torch.__version__, 'ok'),
-        ('device', f"{torch.cuda.get_device_name() if cuda else f'CPU, {os.cpu_count()} cores'}, {memory/GB:.0f} GB", f"preset {'gpu' if cuda else 'cpu'} is the default" + ('' if memory > 6*GB else '; less than 6 GB: lower the batch size')),
-        ('disk', f'{free/GB:.0f} GB free here', 'ok' if free > 2*GB else 'a quickstart needs about 1 GB: free some space'),
-        ('shipped weights', 'here' if shipped() else 'missing', 'the course works offline' if shipped() else 'make assets'),
-        ('BiomedCLIP', *(('in the cache', 'encode W --text-encoder biomedclip') if cached(BIOMEDCLIP) else ('missing', f'hf download {BIOMEDCLIP}'))),
-        ('SD autoencoder', *(('in the cache', 'encode W --autoencoder stabilityai/sd-vae-ft-ema') if cached('stabilityai/sd-vae-ft-ema') else ('missing', 'hf download stabilityai/sd-vae-ft-ema'))),
-        ('Inception weights', *(('here', f'evaluate ... --features inception:{weights}') if weights.exists() else ('missing', f'curl -L --create-dirs -o {weights} {InceptionFeatures.url}'))),
-        ('MLLM server', *((url, f'describe W --mllm openai:MODEL@{url}') if url else ('none found', 'ollama serve (or any OpenAI-compatible server; set OPENAI_BASE_URL)'))),
+        ('Python', platform.python_version(), 'fine' if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed', ''),
+        ('torch', torch.__version__, 'fine', ''),
+        ('device', f"{torch.cuda.get_device_name() if cuda else f'CPU, {os.cpu_count()} cores'}, {memory/GB:.0f} GB", f"preset {'gpu' if cuda else 'cpu'}" + ('' if memory > 6*GB else '; less than 6 GB is little'), ''),
+        ('disk', f'{free/GB:.0f} GB free', 'fine' if free > 2*GB else 'a quickstart needs about 1 GB', ''),
+        part('shipped weights', whole, 'the course works offline', 'chapters and quickstart need them', 'make assets'),
+        part('BiomedCLIP', cached(BIOMEDCLIP), 'encode W --text-encoder biomedclip', 'the course text encoder is used', f'hf download {BIOMEDCLIP}'),
+        part('SD autoencoder', cached(sd), f'encode W --autoencoder {sd}', 'the course autoencoder is used', f'hf download {sd}'),
+        part('Inception weights', weights.exists(), f'evaluate --features inception:{weights}', 'own features judge', f'curl -L --create-dirs -o {weights} {InceptionFeatures.url}'),
+        part('MLLM server', url, f'describe W --mllm openai:MODEL@{url}', 'the measuring describer writes', 'ollama serve   # or any OpenAI-compatible server; its address in OPENAI_BASE_URL'),
     ]
 
 @app.command()
@@ -207,9 +208,12 @@ def doctor():
     "What is here, what that means, and for what is missing the one command that brings it."
     from rich.console import Console
     from rich.table import Table
-    table = Table('part', 'found', 'what that means, or what brings it', title='vap-diffusion doctor')
-    for row in findings(): table.add_row(*row)
+    found = findings()
+    table = Table('part', 'found', 'what that means', title='vap-diffusion doctor')
+    for part, here, meaning, command in found: table.add_row(part, here, meaning)
     Console().print(table)
+    for part, here, meaning, command in found:
+        if command: typer.echo(f'{part}: {command}')                                            # unbroken, to be copied
 
 # %% ../nbs/20_cli.ipynb #20a00007
 def complaint(e:BaseException) -> str:

@@ -573,7 +573,7 @@ def table_images(out:str, size:int, seed:int) -> tuple[Tensor, list[str], dict]:
     train, test = table[table['split'] == 'train'], table[table['split'] == 'test']
     (images, labels), (reference, _) = part(train), part(test)
     groups = train['group'].unique()
-    first = train['group'].isin(np.random.default_rng(seed).permutation(groups)[:len(groups) // 2]).to_numpy()
+    first = train['group'].isin(np.random.default_rng(seed).permutation(groups)[:len(groups) // 2]).to_numpy(copy=True)
     halves = images[torch.from_numpy(first)], images[torch.from_numpy(~first)], [l for l, f in zip(labels, first) if not f]
     return images, labels, {'test against train': (reference, images, labels), 'train, halves by group': halves}
 

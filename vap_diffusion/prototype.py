@@ -9,6 +9,7 @@ __all__ = ['PrototypeCondition', 'PrototypeUViT', 'vap_loss']
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from diffusers import ModelMixin # diffusers looks for it in this module when it loads a pipeline
 from diffusers.configuration_utils import register_to_config
 from .uvit import Attention, UViT, UViTOutput, attend
 
