@@ -146,7 +146,7 @@ def place_word(x:float, y:float, near:float=.16) -> str: # x, y in [-1, 1]
     if max(abs(x), abs(y)) < near: return 'centre'
     return ('left' if x < 0 else 'right') if abs(x) >= abs(y) else ('top' if y < 0 else 'bottom')
 
-# %% ../nbs/05_vaps.ipynb #de3aeb4c
+# %% ../nbs/05_vaps.ipynb #eca77a84
 # Prototypes in Lab. Those of the phantoms are their paint at three exposures. Real photographs are redder and bluer than that, so each word has some of theirs.
 SKIN = [(to_lab(np.multiply(rgb, e)), word, light, e) for word, rgb in COLOURS['dermoscopy']['skin'].items() for light, e in EXPOSURES.items()] + [
     (np.array([L + (3 if word == 'pale' else 0), a, b]), word, light, 1.) for word, a, b in (('pale', 12, 6), ('gray', 12, -5), ('pink', 31, 4), ('tan', 32, 20))
@@ -204,14 +204,14 @@ def find_lesion(
     def skin_colour(lab): return np.median(lab[frame & (lab[..., 0] >= np.percentile(lab[..., 0][frame], 40))], 0) # ... and is not its darkest part
     # first guess, without anything thin
     rough = original.copy(); rough[..., 0] = ndi.grey_closing(rough[..., 0], (5, 5))
-    rough = blur(ndi.median_filter(rough, (5, 5, 1)), 1)
+    rough = blur(rough, 1.5)
     distance = np.where(corners, 0, unlike(rough, skin_colour(rough)))
     free = ~morphology.dilation(distance > otsu(distance[~corners]), DISK[1]) & ~corners
     if free.sum() < 200: free = ~corners
     # second, on the image without hairs, against a background that may slope
     hair = long_dark_lines(original[..., 0], free)
     lab = without(original, hair)
-    smooth = blur(ndi.median_filter(lab, (3, 3, 1)), 1)
+    smooth = blur(lab, 1.2)
     skin = skin_colour(smooth)
     distance = np.where(corners, 0, unlike(smooth, skin))
     free = ~morphology.dilation(distance > otsu(distance[~corners]), DISK[2]) & ~corners
@@ -451,11 +451,12 @@ def measure_colonoscopy(
     box = 'green' if f.green > .5 else 'black' if f.black > .6 else 'none'
     return {'mucosa': mucosa, **wall_words(f), **polyp_words(f), 'lumen': lumen, 'light': light, 'corner box': box}
 
-# %% ../nbs/05_vaps.ipynb #2e6c96f5
+# %% ../nbs/05_vaps.ipynb #89c11c2b
 class MeasuringDescriber:
     "The stand-in for a large model: it answers the questions of `PROMPTS` by classical image analysis, in the words of `ATTRIBUTES`. It knows no class and has learnt nothing."
     name = 'measure-1'                                                       # another number whenever the same image may get other words
     image_size = SIDE                                                        # what `describe_table` has to load
+    _last = None, None                                                       # an image and its attributes
     readers = {'dermoscopy': measure_dermoscopy, 'chest_xray': measure_chest_xray, 'colonoscopy': measure_colonoscopy}
 
     def measure(
@@ -465,8 +466,10 @@ class MeasuringDescriber:
     ) -> dict[str, str]:   # a value for each attribute of the modality
         "Read the attributes of an image. Raises `ValueError` for an unknown modality or something that is not an 8-bit image."
         questions(modality)
-        found = self.readers[modality](to_side(image))
-        return {a: str(found[a]) for a in ATTRIBUTES[modality]}
+        rgb = to_side(image)
+        key = modality, rgb.tobytes()
+        if self._last[0] != key: self._last = key, self.readers[modality](rgb) # Questions 1 and 3 are about the same image
+        return {a: str(self._last[1][a]) for a in ATTRIBUTES[modality]}
 
     def chat(self, messages:list[dict]) -> str:
         "Answer the last question. Raises `ValueError` for a question that is not in `PROMPTS`, or when the image is missing."
