@@ -238,7 +238,7 @@ def quickstart(
         for name in of:
             if name == 'reconstruction': continue
             made = json.loads((runs['class' if name == 'class' else 'class+text']/'train.json').read_text())
-            of[name] |= {k: made[k] for k in ('steps', 'seconds', 'images_seen', 'parameters')} | dict(guidance_scale=guidance['class' if name == 'class' else 'class+text'])
+            of[name] |= {k: made[k] for k in ('steps', 'seconds', 'cpu_seconds', 'images_seen', 'parameters')} | dict(guidance_scale=guidance['class' if name == 'class' else 'class+text'])
     stages('report')
     shown = shown_images(pipes, out, table, record['size'], splits[0], 4, seed, guidance)
     draw_samples(shown, out/'samples.png'); draw_samples(shown, out/'generated.png', real=False); draw_losses(runs, out/'losses.png')

@@ -301,7 +301,7 @@ def train(
 ) -> Path:                     # the folder of the run: out/models/NAME
     """Train a generator on cached features: the loop of chapter 11. Stopped and called again, it goes on; finished, it does nothing.
 
-    Leaves log.jsonl, tensorboard/, model/ (the averaged weights) and train.json with steps, seconds, images seen and the settings."""
+    Leaves log.jsonl, tensorboard/, model/ (the averaged weights) and train.json with steps, seconds, processor seconds, images seen and the settings."""
     if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
     if min(minutes or 1, steps or 1) <= 0: raise ValueError(f'a budget of {minutes or steps} is too small: give at least one step')
     features, settings, prototypes = load_features(out), load_preset(preset), prototypes and text
@@ -318,13 +318,13 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03, betas=(0.9, 0.99))
     ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75)
     scheduler, generator = DDPMScheduler(**SD_SCHEDULE), torch.Generator().manual_seed(seed)
-    state = dict(step=0, seconds=0., images=0)
+    state = dict(step=0, seconds=0., cpu_seconds=0.)
     if (folder/'checkpoint'/'state.json').exists(): state = load_checkpoint(folder/'checkpoint', model, ema, optimizer, generator)
-    step, began, saved = state['step'], time.time() - state['seconds'], time.time()
+    step, began, cpu, saved = state['step'], time.time() - state['seconds'], time.process_time() - state['cpu_seconds'], time.time()
     log, total = Log(folder, step), steps or 60*minutes
     bar = tqdm(total=round(total), initial=round(step if steps else state['seconds']), unit='step' if steps else 's', desc=folder.name, disable=not progress,
                bar_format='{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]')
-    def keep(): save_checkpoint(folder/'checkpoint', model, ema, optimizer, generator, dict(step=step, seconds=time.time() - began, images=step*settings['batch_size']))
+    def keep(): save_checkpoint(folder/'checkpoint', model, ema, optimizer, generator, dict(step=step, seconds=time.time() - began, cpu_seconds=time.process_time() - cpu))
     done = (step if steps else time.time() - began)/total
     try:
         while done < 1:
@@ -353,7 +353,7 @@ def train(
     finally: log.close(); bar.close()
     ema.copy_to(model.parameters())
     model.save_pretrained(folder/'model')
-    write_json(folder/'train.json', dict(settings=wanted, finished=True, steps=step, seconds=round(time.time() - began, 1), images_seen=step*settings['batch_size'],
+    write_json(folder/'train.json', dict(settings=wanted, finished=True, steps=step, seconds=round(time.time() - began, 1), cpu_seconds=round(time.process_time() - cpu, 1), images_seen=step*settings['batch_size'],
                                          parameters=sum(p.numel() for p in model.parameters()), device=str(accelerator.device), threads=torch.get_num_threads(), version=__version__))
     shutil.rmtree(folder/'checkpoint', ignore_errors=True)
     return folder
