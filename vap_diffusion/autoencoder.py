@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['course_config', 'check_size', 'encode_images', 'measure_scaling', 'decode_latents', 'gradient_energy',
            'reconstruction', 'laplacian_pyramid', 'local_contrast', 'image_loss', 'training_device', 'autocast',
-           'budget', 'one_cycle', 'seeded', 'train_autoencoder', 'Discriminator', 'decoder_gradient',
-           'finetune_decoder', 'load_autoencoder', 'fingerprint', 'phantom_images', 'write_card', 'main']
+           'budget', 'one_cycle', 'seeded', 'Muon', 'make_optimizers', 'train_autoencoder', 'Discriminator',
+           'decoder_gradient', 'finetune_decoder', 'load_autoencoder', 'fingerprint', 'phantom_images', 'write_card',
+           'main']
 
 # %% ../nbs/04_autoencoder.ipynb #04a00003
 import argparse, hashlib, json, math, shlex, sys, time
@@ -17,7 +18,6 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 from tqdm.auto import tqdm
@@ -123,12 +123,12 @@ def local_contrast(band:Tensor, size:int=4) -> Tensor: # B C H W -> B C h w
 def image_loss(
     y:Tensor,              # B 3 H W: reconstruction
     x:Tensor,              # B 3 H W: original
-    texture:float=1.,      # weight of the bands and their contrast beside L1
+    contrast:float=1.,     # weight of the bands' local contrast
 ) -> Tensor:
-    "L1 of pixels, of the bands of a Laplacian pyramid, and of the bands' local contrast: blur costs although each blurred pixel is nearly right."
-    loss = F.l1_loss(y, x)
+    "L1 of pixels, of colours over 8 x 8 pixels, of the bands of a Laplacian pyramid, and of the bands' local contrast: blur costs although each blurred pixel is nearly right."
+    loss = F.l1_loss(y, x) + 2*F.l1_loss(F.avg_pool2d(y, 8), F.avg_pool2d(x, 8))
     for a, b in zip(laplacian_pyramid(y), laplacian_pyramid(x)):
-        loss = loss + texture*(F.l1_loss(a, b) + F.l1_loss(local_contrast(a), local_contrast(b)))
+        loss = loss + F.l1_loss(a, b) + contrast*F.l1_loss(local_contrast(a), local_contrast(b))
     return loss
 
 # %% ../nbs/04_autoencoder.ipynb #04a00008
@@ -167,16 +167,40 @@ def seeded(seed:int):
         torch.manual_seed(seed)
         yield torch.Generator().manual_seed(seed)
 
+# %% ../nbs/04_autoencoder.ipynb #04a00008b
+class Muon(torch.optim.Optimizer):
+    """Steps of equal size in all directions of a weight matrix (Jordan et al. 2024): the averaged gradient, made orthogonal by five Newton-Schulz iterations.
+
+    `torch.optim.Muon` takes matrices only; here a convolution counts as the matrix out x (in h w). Steps are scaled to the size of Adam's (Liu et al. 2025)."""
+    def __init__(self, params, lr:float=0.01, momentum:float=0.9): super().__init__(list(params), dict(lr=lr, momentum=momentum))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group['params']:
+                average = self.state[p].setdefault('average', torch.zeros_like(p)).lerp_(p.grad, 1 - group['momentum'])
+                u = p.grad.lerp(average, group['momentum']).flatten(1)                              # out, in h w
+                x = (u.T if len(u) > u.shape[1] else u)
+                x = (x/(x.norm() + 1e-8)).bfloat16()
+                for _ in range(5): a = x @ x.T; x = 3.4445*x + (-4.7750*a + 2.0315*a @ a) @ x
+                x = (x.T if len(u) > u.shape[1] else x).to(p.dtype)
+                p.add_(x.reshape(p.shape), alpha=-group['lr']*0.2*max(u.shape)**0.5)
+
+def make_optimizers(module:nn.Module, lr:float, betas=(0.9, 0.99)) -> list[tuple]: # (optimizer, peak rate)
+    "Muon for convolutions that are matrices worth the name, AdamW for the rest."
+    large = [p for p in module.parameters() if p.ndim == 4 and min(len(p), p[0].numel()) > 8]
+    ids = {id(p) for p in large}
+    return [(Muon(large), 2.5*lr), (torch.optim.AdamW([p for p in module.parameters() if id(p) not in ids], betas=betas, weight_decay=0), lr)]
+
 # %% ../nbs/04_autoencoder.ipynb #04a00009
 def train_autoencoder(
     images:np.ndarray,           # N H W 3 uint8: the training split, nothing else
     minutes:float|None=None,     # how long, or
     steps:int|None=None,         # how many steps
     vae:AutoencoderKL|None=None, # go on from this one, in place; None: a new one of `course_config`
-    batch_size:int=16,
-    lr:float=2e-3,               # peak of the one-cycle schedule
+    batch_size:int=8,
+    lr:float=4e-3,               # peak of the one-cycle schedule
     kl_weight:float=1e-4,        # per latent number, beside a loss per pixel
-    texture:float=1.,            # see `image_loss`
     seed:int=0,                  # with steps: same seed, same weights on the same machine
     log:list|None=None,          # gets a dict every 20 steps
     progress:bool=True,
@@ -187,9 +211,9 @@ def train_autoencoder(
         if vae is None: vae = AutoencoderKL(**course_config(sample_size=images.shape[1]))
         check_size(vae, images)
         vae = vae.requires_grad_(True).train().to(device, memory_format=torch.channels_last)
-        optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
+        optimizers = make_optimizers(vae, lr)
         for step, done, bar in budget(minutes, steps, 'autoencoder', progress):
-            for group in optimizer.param_groups: group['lr'] = lr*one_cycle(done)
+            for optimizer, peak in optimizers: optimizer.param_groups[0]['lr'] = peak*one_cycle(done)
             rows = torch.randint(len(images), (batch_size,), generator=generator).numpy()
             x = to_tensor(images[rows]).to(device, memory_format=torch.channels_last)       # B 3 H W
             with autocast(device):
@@ -197,11 +221,11 @@ def train_autoencoder(
                 y = vae.decode(q.sample()).sample.float()                                   # B 3 H W
             mean, logvar = q.mean.float(), q.logvar.float()
             kl = 0.5*(mean.square() + logvar.exp() - 1 - logvar).mean()
-            image = image_loss(y, x, texture)
-            optimizer.zero_grad()
+            image = image_loss(y, x)
+            vae.zero_grad()
             (image + kl_weight*kl).backward()
             nn.utils.clip_grad_norm_(vae.parameters(), 1.)
-            optimizer.step()
+            for optimizer, _ in optimizers: optimizer.step()
             if log is not None and step % 20 == 0: log.append(dict(step=step, seconds=time.time() - start, image=image.item(), kl=kl.item()))
             if step % 20 == 0: bar.set_postfix_str(f'step {step}, loss {image.item():.3f}')
     vae.eval().requires_grad_(False)
@@ -210,18 +234,18 @@ def train_autoencoder(
 
 # %% ../nbs/04_autoencoder.ipynb #04a00010
 class Discriminator(nn.Module):
-    "Is this patch from a photograph or from the decoder? One answer for each neighbourhood (PatchGAN, Isola et al. 2017), with spectral norm (Miyato et al. 2018)."
-    def __init__(self, width:int=32):
+    "Is this patch from a photograph or from the decoder? One answer for each neighbourhood (PatchGAN, Isola et al. 2017). It also gets the finest detail, enlarged: that is where blur shows."
+    def __init__(self, width:int=24):
         super().__init__()
-        plan = ((3, width, 3, 1), (width, 2*width, 4, 2), (2*width, 4*width, 4, 2), (4*width, 4*width, 3, 1))
-        self.layers = nn.ModuleList(spectral_norm(nn.Conv2d(i, o, k, s, 1)) for i, o, k, s in plan)
-        self.answer = spectral_norm(nn.Conv2d(4*width, 1, 1))
+        self.layers = nn.ModuleList([nn.Conv2d(6, width, 4, 2, 1), nn.Conv2d(width, 2*width, 4, 2, 1), nn.Conv2d(2*width, 4*width, 3, 1, 1)])
+        self.norms = nn.ModuleList([nn.Identity(), nn.GroupNorm(4, 2*width), nn.GroupNorm(4, 4*width)])
+        self.answer = nn.Conv2d(4*width, 1, 1)
 
     def forward(self, x:Tensor) -> tuple[Tensor, list[Tensor]]: # B 3 H W -> B 1 H/4 W/4, and the activations on the way
         "Positive: looks real."
-        seen = []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.2)
+        x, seen = torch.cat([x, 8*laplacian_pyramid(x, 1)[0]], 1), []                       # B 6 H W
+        for layer, norm in zip(self.layers, self.norms):
+            x = F.leaky_relu(norm(layer(x)), 0.2)
             seen.append(x)
         return self.answer(x).float(), seen
 
@@ -229,7 +253,7 @@ def decoder_gradient(
     y:Tensor,              # B 3 H W: reconstruction
     x:Tensor,              # B 3 H W: original
     judge:Discriminator,
-    texture:float,         # see `image_loss`
+    contrast:float,        # see `image_loss`
     adversarial:float,     # size of the adversarial gradient, as a share of the reconstruction's
     matching:float,        # likewise of feature matching
 ) -> tuple[Tensor, float]: # what to send back through the decoder, and the image loss
@@ -238,7 +262,7 @@ def decoder_gradient(
     with autocast(y.device):
         looks, seen = judge(y)
         with torch.no_grad(): _, wanted = judge(x)
-    image = image_loss(y, x, texture)
+    image = image_loss(y, x, contrast)
     match = sum(F.l1_loss(a.float(), b.float()) for a, b in zip(seen, wanted))
     g_image, = torch.autograd.grad(image, y)
     g_match, = torch.autograd.grad(match, y, retain_graph=True)
@@ -252,11 +276,11 @@ def finetune_decoder(
     images:np.ndarray,           # N H W 3 uint8: the training split, nothing else
     minutes:float|None=None,     # how long, or
     steps:int|None=None,         # how many steps
-    batch_size:int=16,
-    lr:float=1e-3,               # peak, of decoder and discriminator
-    texture:float=1.,            # see `image_loss`
-    adversarial:float=0.5,       # see `decoder_gradient`
-    matching:float=1.,           # see `decoder_gradient`
+    batch_size:int=8,
+    lr:float=2e-3,               # peak for the decoder; a quarter of it for the discriminator
+    contrast:float=3.,           # see `image_loss`
+    adversarial:float=1.,        # see `decoder_gradient`
+    matching:float=0.5,          # see `decoder_gradient`
     noise:float=0.05,            # added to the latents, in their standard deviations: generated latents are not perfect either
     seed:int=0,                  # with steps: same seed, same weights on the same machine
     log:list|None=None,          # gets a dict every 20 steps
@@ -271,9 +295,9 @@ def finetune_decoder(
     with seeded(seed) as generator:
         judge = Discriminator().to(device, memory_format=torch.channels_last)
         average = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(0.99))
-        optimizers = [torch.optim.AdamW(m.parameters(), lr=lr, betas=(0.5, 0.99), weight_decay=0) for m in (decoder, judge)]
+        optimizers, judging = make_optimizers(decoder, lr, betas=(0.5, 0.99)), torch.optim.AdamW(judge.parameters(), betas=(0.5, 0.99), weight_decay=0)
         for step, done, bar in budget(minutes, steps, 'decoder', progress):
-            for optimizer in optimizers: optimizer.param_groups[0]['lr'] = lr*one_cycle(done)
+            for optimizer, peak in [*optimizers, (judging, lr/4)]: optimizer.param_groups[0]['lr'] = peak*one_cycle(done)
             rows = torch.randint(len(images), (batch_size,), generator=generator)
             x = to_tensor(images[rows.numpy()]).to(device, memory_format=torch.channels_last)       # B 3 H W
             std = (logvar[rows].exp() + sigma**2).sqrt()
@@ -282,16 +306,16 @@ def finetune_decoder(
                 y = vae.decode(z).sample.float()                                                    # B 3 H W
                 real, fake = judge(x)[0], judge(y.detach())[0]
             hinge = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-            optimizers[1].zero_grad()
+            judging.zero_grad()
             hinge.backward()
-            optimizers[1].step()
+            judging.step()
             ramp = min(1., done/0.1)                                                                # the discriminator learns first
-            gradient, image = decoder_gradient(y, x, judge.requires_grad_(False), texture, ramp*adversarial, ramp*matching)
+            gradient, image = decoder_gradient(y, x, judge.requires_grad_(False), contrast, ramp*adversarial, ramp*matching)
             judge.requires_grad_(True)
-            optimizers[0].zero_grad()
+            decoder.zero_grad()
             y.backward(gradient)
             nn.utils.clip_grad_norm_(decoder.parameters(), 1.)
-            optimizers[0].step()
+            for optimizer, _ in optimizers: optimizer.step()
             average.update_parameters(decoder)
             if log is not None and step % 20 == 0: log.append(dict(step=step, seconds=time.time() - start, image=image, discriminator=hinge.item()))
             if step % 20 == 0: bar.set_postfix_str(f'step {step}, image {image:.3f}, discriminator {hinge.item():.2f}')
