@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Work', 'Seed', 'prepare', 'describe', 'encode', 'train', 'sample', 'evaluate', 'show_figures', 'quickstart',
-           'cached', 'server', 'findings', 'doctor', 'complaint', 'show_warning', 'main']
+           'cached', 'server', 'findings', 'doctor', 'complaint', 'show_warning', 'Stopped', 'guarded', 'main']
 
 # %% ../nbs/20_cli.ipynb #20a00003
-import errno, os, sys, warnings
+import errno, functools, os, sys, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -148,6 +148,7 @@ def quickstart(
     modality:Annotated[str, Option(help='of phantoms or of a folder')]='dermoscopy',
     images:Annotated[int, Option(help='phantoms to draw')]=5000,
     minutes:Annotated[float, Option(help='of training, for each of the two models')]=3,
+    autoencoder:Annotated[str, Option(help='course, a folder, or a hub name')]='course',
     adapt_minutes:Annotated[float, Option(help='of adapting the autoencoder')]=0,
     n:Annotated[int, Option(help='images to paint and to compare')]=500,
     splits:Annotated[str, Option(help='real images to compare with, by commas')]='test',
@@ -158,7 +159,7 @@ def quickstart(
 ):
     "The whole way: class-only against class + text under equal budget, on phantoms in at most 10 minutes on 2 cores."
     from vap_diffusion import quickstart as q
-    q.quickstart(out, dataset, root, modality, images, minutes, adapt_minutes, n, tuple(splits.split(',')), tuple(prompts.split(',')), features, preset=preset, seed=seed)
+    q.quickstart(out, dataset, root, modality, images, minutes, autoencoder, adapt_minutes, n, tuple(splits.split(',')), tuple(prompts.split(',')), features, preset=preset, seed=seed)
 
 # %% ../nbs/20_cli.ipynb #20a00006
 def cached(repo:str) -> bool:
@@ -227,15 +228,30 @@ def show_warning(message, category, *args, **kw):
     "Warnings as one line; only those that this library raises about the user's input."
     if category is UserWarning: print(f'warning: {message}', file=sys.stderr)
 
+class Stopped(Exception):
+    "Ctrl-C; the message says what is kept. (typer would swallow a KeyboardInterrupt and its message.)"
+
+def guarded(verb):
+    "A verb whose Ctrl-C becomes `Stopped`."
+    @functools.wraps(verb)
+    def run(*args, **kw):
+        try: return verb(*args, **kw)
+        except KeyboardInterrupt as e: raise Stopped(str(e) or 'what is finished is kept, the same command goes on') from None
+    return run
+
+for command in app.registered_commands: command.callback = guarded(command.callback)
+
 def main():
     "The entry point: errors of the user's making end in one line, Ctrl-C says that nothing is lost."
     warnings.showwarning = show_warning
-    if '--debug' in sys.argv: sys.argv.remove('--debug'); return app()
-    try: app()
-    except KeyboardInterrupt as e: print(f'\nstopped: {e or "what is finished is kept, the same command goes on"}', file=sys.stderr); sys.exit(130)
+    debug = '--debug' in sys.argv
+    if debug: sys.argv.remove('--debug')
+    try: sys.exit(app(standalone_mode=False) or 0)
+    except Stopped as e: print(f'\nstopped: {e}', file=sys.stderr); sys.exit(130)
     except Exception as e:
-        if not isinstance(e, (ValueError, OSError, ImportError, FloatingPointError, MemoryError)) and 'No space left' not in str(e): raise
-        print(f'error: {"the disk is full: free some space, and the same command goes on" if "No space left" in str(e) else complaint(e)}', file=sys.stderr)
-        sys.exit(1)
+        usage, full = hasattr(e, 'format_message'), 'No space left' in str(e)                   # of the arguments; a full disk, however a library calls it
+        if debug or not (usage or full or isinstance(e, (ValueError, OSError, ImportError, FloatingPointError, MemoryError))): raise
+        print(f"error: {e.format_message() if usage else complaint(OSError(errno.ENOSPC, '') if full else e)}", file=sys.stderr)
+        sys.exit(2 if usage else 1)
 
 if __name__ == '__main__' and '__file__' in globals(): main()

@@ -200,7 +200,8 @@ def quickstart(
     modality:str|None='dermoscopy', # of phantoms or of a folder
     images:int=5000,                # phantoms to draw
     minutes:float=3,                # of training, for each model
-    adapt_minutes:float=0,          # of adapting the autoencoder to the images
+    autoencoder:str='course',       # name or path
+    adapt_minutes:float=0,          # of adapting it to the images
     n:int=500,                      # images to paint and to compare with, at most those of the split
     splits:tuple[str, ...]=('test',),
     prompts:tuple[str, ...]=('bank',),
@@ -224,7 +225,7 @@ def quickstart(
     stages('prepare')
     table = prepare(dataset, root or out/'phantoms', out, modality=modality if dataset != 'isic2018' else None, seed=seed, n=images, progress=progress); note()
     stages('describe'); describe_table(out, make_mllm(mllm), progress=progress); note()
-    stages('encode'); record = encode(out, adapt_minutes=adapt_minutes, seed=seed); note()
+    stages('encode'); record = encode(out, autoencoder, adapt_minutes=adapt_minutes, seed=seed); note()
     budget = dict(minutes=minutes, preset=preset, seed=seed, progress=progress, **changes)
     stages('train class only'); runs = {'class': train(out, text=False, **budget)}; note()
     stages('train class + text'); runs['class+text'] = train(out, **budget); note()
@@ -242,7 +243,7 @@ def quickstart(
     stages('report')
     shown = shown_images(pipes, out, table, record['size'], splits[0], 4, seed, guidance)
     draw_samples(shown, out/'samples.png'); draw_samples(shown, out/'generated.png', real=False); draw_losses(runs, out/'losses.png')
-    results = (figures if len(splits) > 1 else figures[splits[0]]) | dict(seconds=round(earlier + time.time() - start, 1), seed=seed, dataset=dataset, size=record['size'], latent=record['latent'], adapt_minutes=adapt_minutes,
+    results = (figures if len(splits) > 1 else figures[splits[0]]) | dict(seconds=round(earlier + time.time() - start, 1), seed=seed, dataset=dataset, size=record['size'], latent=record['latent'], autoencoder=autoencoder, adapt_minutes=adapt_minutes,
               minutes_per_model=minutes, images=table.split.value_counts().to_dict(), **machine())
     write_json(out/'results.json', results)
     bank = pipes['class+text'].prompt_bank

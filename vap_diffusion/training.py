@@ -349,7 +349,7 @@ def train(
             if time.time() - saved > save_every: keep(); saved = time.time()
     except KeyboardInterrupt:
         keep()
-        raise KeyboardInterrupt(f'stopped at step {step}; nothing is lost, the same command goes on') from None
+        raise KeyboardInterrupt(f'at step {step}; nothing is lost, the same command goes on') from None
     finally: log.close(); bar.close()
     ema.copy_to(model.parameters())
     model.save_pretrained(folder/'model')
