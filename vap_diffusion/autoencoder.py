@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['course_config', 'check_size', 'encode_images', 'measure_scaling', 'decode_latents', 'gradient_energy',
            'reconstruction', 'laplacian_pyramid', 'local_contrast', 'image_loss', 'training_device', 'autocast',
-           'budget', 'one_cycle', 'seeded', 'Muon', 'make_optimizers', 'train_autoencoder', 'Discriminator',
-           'decoder_gradient', 'finetune_decoder', 'load_autoencoder', 'fingerprint', 'phantom_images', 'write_card',
-           'main']
+           'budget', 'one_cycle', 'seeded', 'Muon', 'make_optimizers', 'settle_latents', 'train_autoencoder',
+           'Discriminator', 'decoder_gradient', 'finetune_decoder', 'load_autoencoder', 'fingerprint', 'phantom_images',
+           'write_card', 'main']
 
 # %% ../nbs/04_autoencoder.ipynb #04a00003
 import argparse, hashlib, json, math, shlex, sys, time
@@ -192,6 +192,25 @@ def make_optimizers(module:nn.Module, lr:float, betas=(0.9, 0.99)) -> list[tuple
     ids = {id(p) for p in large}
     return [(Muon(large), 2.5*lr), (torch.optim.AdamW([p for p in module.parameters() if id(p) not in ids], betas=betas, weight_decay=0), lr)]
 
+# %% ../nbs/04_autoencoder.ipynb #04a00014
+@torch.no_grad()
+def settle_latents(
+    vae:AutoencoderKL,     # changed in place
+    mean:Tensor,           # N C h w: its moments
+    logvar:Tensor,         # N C h w
+):
+    "Give every latent channel mean 0 and variance 1, by the 1 x 1 convolutions behind the encoder and before the decoder: images come back exactly as before. Without these convolutions nothing happens."
+    if vae.quant_conv is None or vae.post_quant_conv is None: return
+    m = mean.double().mean((0, 2, 3))                                                        # C
+    s = (mean.double().var((0, 2, 3), correction=0) + logvar.double().exp().mean((0, 2, 3))).sqrt()
+    (m, s), C = (v.to(vae.device, vae.dtype) for v in (m, s)), len(m)
+    before, after = vae.quant_conv, vae.post_quant_conv
+    before.weight[:C] /= s.view(-1, 1, 1, 1)                                                # means: (mean - m)/s
+    before.bias[:C] = (before.bias[:C] - m)/s
+    before.bias[C:] -= 2*s.log()                                                            # log-variances
+    after.bias += after.weight[..., 0, 0] @ m                                               # and back: s z + m
+    after.weight *= s.view(1, -1, 1, 1)
+
 # %% ../nbs/04_autoencoder.ipynb #04a00009
 def train_autoencoder(
     images:np.ndarray,           # N H W 3 uint8: the training split, nothing else
@@ -205,7 +224,7 @@ def train_autoencoder(
     log:list|None=None,          # gets a dict every 20 steps
     progress:bool=True,
 ) -> AutoencoderKL:              # in eval mode, without gradients, with its measured scaling_factor
-    "Train encoder and decoder together: `image_loss` plus a little KL to N(0, 1)."
+    "Train encoder and decoder together: `image_loss` plus a little KL to N(0, 1); in the end settle the latents and measure their scaling."
     device, start = training_device(), time.time()
     with seeded(seed) as generator:
         if vae is None: vae = AutoencoderKL(**course_config(sample_size=images.shape[1]))
@@ -229,7 +248,9 @@ def train_autoencoder(
             if log is not None and step % 20 == 0: log.append(dict(step=step, seconds=time.time() - start, image=image.item(), kl=kl.item()))
             if step % 20 == 0: bar.set_postfix_str(f'step {step}, loss {image.item():.3f}')
     vae.eval().requires_grad_(False)
-    vae.register_to_config(scaling_factor=measure_scaling(*encode_images(vae, images[:2048], progress=False)))
+    some = images[::-(-len(images)//2048)]
+    settle_latents(vae, *encode_images(vae, some, progress=False))
+    vae.register_to_config(scaling_factor=measure_scaling(*encode_images(vae, some, progress=False)))
     return vae
 
 # %% ../nbs/04_autoencoder.ipynb #04a00010
