@@ -557,7 +557,7 @@ class TransformersMLLM:
         with torch.inference_mode(): tokens = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens) # 1 L
         return self.processor.batch_decode(tokens[:, inputs['input_ids'].shape[1]:], skip_special_tokens=True)[0].strip()
 
-# %% ../nbs/05_vaps.ipynb #a4da566d
+# %% ../nbs/05_vaps.ipynb #f4e5c98d
 def with_url(message:dict) -> dict:
     "The message with images as base64 PNG in data URLs, as OpenAI-compatible servers take them."
     def part(p):
@@ -590,7 +590,7 @@ class OpenAIMLLM:
         except (openai.AuthenticationError, openai.PermissionDeniedError) as e: raise PermissionError(f'{self.url} refuses the key (error {e.status_code}): set OPENAI_API_KEY to a valid one; {on}') from None
         except openai.NotFoundError: raise RuntimeError(f'{self.url} has no model {self.model!r} or no chat (error 404): {check}') from None
         except openai.APIStatusError as e: raise RuntimeError(f'{self.url} answers with error {e.status_code}, {self.client.max_retries} times tried again: see the log of the server; {on}') from None
-        except openai.OpenAIError as e: raise RuntimeError(f'{self.url} sends what is no chat answer ({type(e).__name__}): {check}') from None
+        except (openai.OpenAIError, ValueError) as e: raise RuntimeError(f'{self.url} sends what is no chat answer ({type(e).__name__}): {check}') from None
         choices = getattr(answer, 'choices', None)
         text = choices[0].message.content if choices else None
         if text is None: raise RuntimeError(f'{self.url} sends an answer without text: {check}')
