@@ -218,9 +218,9 @@ class Muon(torch.optim.Optimizer):
 
 def make_optimizers(module:nn.Module, lr:float, betas=(0.9, 0.99)) -> list[tuple]: # (optimizer, peak rate)
     "Muon for convolutions that are matrices worth the name, AdamW for the rest."
-    large = [p for p in module.parameters() if p.ndim == 4 and min(len(p), p[0].numel()) > 8]
-    ids = {id(p) for p in large}
-    return [(Muon(large), 2.5*lr), (torch.optim.AdamW([p for p in module.parameters() if id(p) not in ids], betas=betas, weight_decay=0), lr)]
+    large, rest = [], []
+    for p in module.parameters(): (large if p.ndim == 4 and min(len(p), p[0].numel()) > 8 else rest).append(p)
+    return ([(Muon(large), 2.5*lr)] if large else []) + [(torch.optim.AdamW(rest, betas=betas, weight_decay=0), lr)]
 
 # %% ../nbs/04_autoencoder.ipynb #04a00009
 def train_autoencoder(
@@ -259,7 +259,7 @@ def train_autoencoder(
             if log is not None and step % 20 == 0: log.append(dict(step=step, seconds=time.time() - start, image=image.item(), kl=kl.item()))
             if step % 20 == 0: bar.set_postfix_str(f'step {step}, loss {image.item():.3f}')
     vae.eval().requires_grad_(False)
-    some = images[::-(-len(images)//2048)]
+    some = images[::-(-len(images)//512)]
     settle_latents(vae, *encode_images(vae, some, progress=False))
     vae.register_to_config(scaling_factor=measure_scaling(*encode_images(vae, some, progress=False)))
     return vae
