@@ -32,8 +32,8 @@ from .prototype import PrototypeUViT, vap_loss
 
 # %% ../nbs/11_training.ipynb #11a00004
 PRESETS = {
-    'cpu': dict(size=64, model=dict(patch_size=4, embed_dim=192, depth=6, num_heads=4),
-                batch_size=32, lr=1.5e-3, warmup=100, ema=0.998, minutes=10, mixed_precision='bf16'),
+    'cpu': dict(size=64, model=dict(patch_size=4, embed_dim=128, depth=6, num_heads=4),
+                batch_size=32, lr=2e-3, warmup=100, ema=0.998, minutes=10, mixed_precision='bf16'),
     'gpu': dict(size=128, model=dict(patch_size=2, embed_dim=512, depth=12, num_heads=8),
                 batch_size=256, lr=2e-4, warmup=1000, ema=0.9995, minutes=30, mixed_precision='bf16'),
     'paper': dict(size=256, model=dict(patch_size=2, embed_dim=512, depth=16, num_heads=8),
