@@ -18,6 +18,7 @@ def rows(methods):
 def quickstart():
     "One table over the seeds, and the ratios."
     runs = [load(p.name) for p in sorted((ROOT/'results').glob('quickstart-seed*.json'))]
+    if not runs: return ['Not measured in this version yet: `make quickstart` does it.']
     head = ['| seed | FID class only | FID class + text | floor | ratio | recall class only | recall class + text | floor | whole command |', '|---|---|---|---|---|---|---|---|---|']
     for r in runs:
         a, b = r['class'], r['class+text']
@@ -35,6 +36,7 @@ def chapters():
     return out
 
 def isic2018():
+    if not (ROOT/'results'/'isic2018-64-cpu.json').exists(): return ['Not measured in this version yet; CONTRIBUTING.md has the command.']
     r = load('isic2018-64-cpu.json')
     out = []
     for split, title in (('test', 'official test set'), ('val', 'validation split by lesion')):
