@@ -10,6 +10,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
+WIDGET = re.compile(r'interactive\(|[^\n]*\d+%\|')   # what a slider or a progress bar leaves where there is no kernel
 KEPT = re.compile(r'^#\|\s*(slow|gpu|eval:\s*false)', re.M)
 
 def chapters(names):
@@ -33,10 +34,9 @@ def clean(nb):
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in ('tags', 'jupyter')}
         if cell.cell_type != 'code': continue
         cell.execution_count = None
-        cell.outputs = [o for o in cell.outputs if not (o.output_type == 'stream' and o.name == 'stderr')]
+        cell.outputs = [o for o in cell.outputs if not (o.output_type == 'stream' and o.name == 'stderr') and not WIDGET.match(o.get('data', {}).get('text/plain', ''))]
         for o in cell.outputs:
             if 'execution_count' in o: o['execution_count'] = None
-            o.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)
             for k, v in o.get('data', {}).items():
                 if k == 'text/plain': o['data'][k] = re.sub(r' at 0x[0-9a-f]+', '', v)
     return nb
