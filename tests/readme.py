@@ -29,7 +29,7 @@ def chapters():
     "What each notebook says of itself, and the seconds it took."
     seconds, out = load('chapters.json'), ['| chapter | what stands at its end | minutes on 2 cores |', '|---|---|---|']
     for path in sorted((ROOT/'nbs').glob('[0-9]*.ipynb')):
-        first = ''.join(json.loads(path.read_text())['cells'][0]['source'])
+        first = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'][:3])
         line = re.search(r'^> (.*)$', first, re.M)[1]
         took = seconds.get(path.stem)
         out.append(f"| [{path.stem[:2]} `{path.stem[3:]}`](nbs/{path.name}) | {line} | {'' if took is None else f'{took/60:.1f}'} |")
@@ -48,7 +48,22 @@ def drawn(text):
     def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters)[m[1]]()) + '\n<!-- end -->'
     return re.sub(r'<!-- results: (\w+) -->\n.*?<!-- end -->', block, text, flags=re.S)
 
+def picture(path, per_class=6, seed=20):
+    "Phantoms, and what the course model paints from their descriptions."
+    import torch
+    from vap_diffusion.phantoms import describe_attributes, make_phantom
+    from vap_diffusion.pipeline import load_pipeline
+    from vap_diffusion.quickstart import draw_samples
+    pipe, shown = load_pipeline('course'), {}
+    for label in pipe.class_names:
+        phantoms = [make_phantom(label, 10**9 + seed + i) for i in range(per_class)]
+        prompts = [describe_attributes(p.modality, p.attributes) for p in phantoms]
+        painted = pipe([label]*per_class, prompts, generator=[torch.Generator().manual_seed(i) for i in range(per_class)], output_type='np').images
+        shown[label] = {'real': [p.image for p in phantoms], 'class+text': painted, 'prompts': prompts}
+    draw_samples(shown, path)
+
 if __name__ == '__main__':
+    if '--picture' in sys.argv: picture(ROOT/'assets'/'samples.png'); sys.exit()
     path = ROOT/'README.md'; text = path.read_text()
     if '--check' in sys.argv: sys.exit(drawn(text) != text and 'README.md is behind results/: run `make readme`')
     path.write_text(drawn(text))

@@ -256,7 +256,7 @@ def train_autoencoder(
             (image + kl_weight*kl).backward()
             nn.utils.clip_grad_norm_(vae.parameters(), 1.)
             for optimizer, _ in optimizers: optimizer.step()
-            if log is not None and step % 20 == 0: log.append(dict(step=step, seconds=time.time() - start, image=image.item(), kl=kl.item()))
+            if log is not None and (step == 0 or step % 20 == 19): log.append(dict(step=step + 1, seconds=time.time() - start, image=image.item(), kl=kl.item()))
             if step % 20 == 0: bar.set_postfix_str(f'step {step}, loss {image.item():.3f}')
     vae.eval().requires_grad_(False)
     some = images[::-(-len(images)//512)]
@@ -362,7 +362,7 @@ def finetune_decoder(
     decoder = nn.ModuleList(m for m in (vae.post_quant_conv, vae.decoder) if m is not None).requires_grad_(True).train().to(memory_format=torch.channels_last)
     with seeded(seed) as generator:
         judge = Discriminator().to(device, memory_format=torch.channels_last)
-        average = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+        average = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(0.95))
         optimizers, judging = make_optimizers(decoder, lr, betas=(0.5, 0.99)), torch.optim.AdamW(judge.parameters(), betas=(0.5, 0.99), weight_decay=0)
         for step, done, bar in budget(minutes, steps, 'decoder', progress):
             for optimizer, peak in [*optimizers, (judging, lr/4)]: optimizer.param_groups[0]['lr'] = peak*one_cycle(done)
@@ -385,7 +385,7 @@ def finetune_decoder(
             nn.utils.clip_grad_norm_(decoder.parameters(), 1.)
             for optimizer, _ in optimizers: optimizer.step()
             average.update_parameters(decoder)
-            if log is not None and step % 20 == 0: log.append(dict(step=step, seconds=time.time() - start, image=image, discriminator=hinge.item()))
+            if log is not None and (step == 0 or step % 20 == 19): log.append(dict(step=step + 1, seconds=time.time() - start, image=image, discriminator=hinge.item()))
             if step % 20 == 0: bar.set_postfix_str(f'step {step}, image {image:.3f}, discriminator {hinge.item():.2f}')
     decoder.load_state_dict(average.module.state_dict())
     return vae.eval().requires_grad_(False)
@@ -430,7 +430,7 @@ def main(argv=None):
     for name, rows in zip(('both', 'decoder'), logs): print(f'{name}: {1000*rows[-1]["seconds"]/max(1, rows[-1]["step"]):.0f} ms a step')
     tell = lambda r: f"PSNR {r['psnr']:.2f} dB, SSIM {r['ssim']:.3f}, sharpness {r['sharpness']:.3f}"
     facts = dict(command=f"`python -m vap_diffusion.autoencoder {shlex.join(sys.argv[1:] if argv is None else map(str, argv))}`", data=data, seed=a.seed, seconds=seconds, threads=torch.get_num_threads(),
-                 steps=f'{logs[0][-1]["step"]} of both parts, {logs[1][-1]["step"]} of the decoder alone (to the nearest 20)', parameters=sum(p.numel() for p in vae.parameters()),
+                 steps=f'{logs[0][-1]["step"]} of both parts, {logs[1][-1]["step"]} of the decoder alone', parameters=sum(p.numel() for p in vae.parameters()),
                  scaling_factor=f'{vae.config.scaling_factor:.4f} (measured)', fingerprint=fingerprint(vae), **{'before the decoder stage': tell(scores[0]), 'after it': tell(scores[1])})
     write_card(a.out, facts, dict(seconds=seconds, before=scores[0], after=scores[1], logs=[[{k: round(v, 4) for k, v in row.items()} for row in rows] for rows in logs]))
     print((a.out/'README.md').read_text())

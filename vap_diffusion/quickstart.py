@@ -25,7 +25,8 @@ from .metrics import adherence, evaluate
 # %% ../nbs/19_quickstart.ipynb #19a00004
 def commit() -> str:
     "The commit of the code, '+' for changes on top; '' outside a repository."
-    git = lambda *a: subprocess.run(['git', '-C', str(Path(__file__).parent), *a], capture_output=True, text=True)
+    here = Path(globals().get('__file__', 'notebook')).resolve().parent                         # a notebook has no __file__
+    git = lambda *a: subprocess.run(['git', '-C', str(here), *a], capture_output=True, text=True)
     try: head, changes = git('rev-parse', '--short', 'HEAD'), git('status', '--porcelain', '-uno')
     except OSError: return ''
     return head.stdout.strip() + ('+' if changes.stdout.strip() else '') if head.returncode == 0 else ''
@@ -100,8 +101,8 @@ def shown_images(pipes, out, table, size, split, per_class, seed, guidance_scale
 def draw_samples(shown:dict, path, real:bool=True, prompts:bool=True):
     "The picture: rows by class; real, class-only, class + text; the prompts below, numbered."
     from matplotlib.figure import Figure
-    kinds = (['real'] if real else []) + ['class', 'class+text']
     titles = {'real': 'real', 'class': 'class only', 'class+text': 'class + text'}
+    kinds = [k for k in titles if k in next(iter(shown.values())) and (real or k != 'real')]
     per = max(len(s['prompts']) for s in shown.values())
     lines = [f'{label} {i + 1}: {p}' for label, s in shown.items() for i, p in enumerate(s['prompts'])] if prompts else []
     columns, unit = per*len(kinds), 0.9
