@@ -99,7 +99,7 @@ def test_ctrl_c_in_training_loses_nothing(work, tmp_path):
     w = tmp_path/'w'; shutil.copytree(work, w, ignore=shutil.ignore_patterns('models'))
     run = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', 'train', str(w), '--steps', '60'], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENV)
     log = w/'models'/'vap'/'log.jsonl'
-    for _ in range(600):
+    for _ in range(2400):
         time.sleep(0.1)
         if log.exists() and len(log.read_text().splitlines()) >= 2: break
     run.send_signal(signal.SIGINT); _, err = run.communicate(timeout=120)
