@@ -269,14 +269,13 @@ def sample(
     rows.insert(0, 'file_name', [f'images/{i:05}.png' for i in range(n)]); rows['seed'] = seed
     rows.to_csv(out/'manifest.csv', index=False)
     missing = [i for i, f in enumerate(rows.file_name) if not (out/f).exists()]
-    bar = tqdm(total=n, initial=n - len(missing), desc=f'sampling {out.name}', unit='image', disable=not progress)
-    for start in sorted({i//batch_size*batch_size for i in missing}):                             # whole batches, so that a resumed one is the same
-        part = rows.iloc[start:start + batch_size]
-        generators = [torch.Generator().manual_seed(seed*1_000_003 + i) for i in part.index]
-        images = pipe(part.label.tolist(), part.prompt.tolist(), num_inference_steps, guidance_scale, generators, 'np').images
-        for i, image in zip(part.index, images):
-            if i in missing: write_image(out/rows.file_name[i], image, part.label[i], part.prompt[i], seed, pipe.config.name); bar.update()
-    bar.close()
+    with tqdm(total=n, initial=n - len(missing), desc=f'sampling {out.name}', unit='image', disable=not progress) as bar:
+        for start in sorted({i//batch_size*batch_size for i in missing}):                         # whole batches, so that a resumed one is the same
+            part = rows.iloc[start:start + batch_size]
+            generators = [torch.Generator().manual_seed(seed*1_000_003 + i) for i in part.index]
+            images = pipe(part.label.tolist(), part.prompt.tolist(), num_inference_steps, guidance_scale, generators, 'np').images
+            for i, image in zip(part.index, images):
+                if i in missing: write_image(out/rows.file_name[i], image, part.label[i], part.prompt[i], seed, pipe.config.name); bar.update()
     return rows
 
 def claim_folder(out, settings):
