@@ -307,7 +307,7 @@ def main(argv=None):
     ap.add_argument('--out', type=Path, required=True, help='folder for the pipeline and its card')
     ap.add_argument('--work', type=Path, default=Path('runs/course'), help='working folder')
     ap.add_argument('--n', type=int, default=6000, help='phantoms of dermoscopy')
-    ap.add_argument('--minutes', type=float, default=10)
+    ap.add_argument('--minutes', type=float, default=17)
     ap.add_argument('--seed', type=int, default=0)
     a = ap.parse_args(argv)
     start = time.time()
