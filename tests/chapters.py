@@ -7,7 +7,7 @@ import argparse, json, os, re, sys, tempfile, time
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,14 +43,14 @@ def clean(nb):
     return nb
 
 def execute(path, slow=False, write=True, tries=2):
-    "Run one chapter; returns its seconds. A kernel whose answer got lost (a cell that never ends) is tried once more."
+    "Run one chapter; returns its seconds. A kernel that died or whose answer got lost is tried once more."
     nb, start = nbformat.read(path, as_version=4), time.time()
     nb.metadata['kernelspec'] = dict(display_name='python3', language='python', name='python3')
     local = Config({'KernelManager': dict(transport='ipc', ip=f'{tempfile.mkdtemp()}/kernel')})   # sockets on disk: no ports to race for
     client = Chapter(nb, timeout=3600 if slow else 270, resources={'metadata': {'path': str(path.parent)}}, config=local)
     client.slow = slow
     try: client.execute()
-    except CellTimeoutError:
+    except (CellTimeoutError, DeadKernelError, AssertionError): # a cell's own failure is a CellExecutionError, and is not tried again
         if tries == 1: raise
         return execute(path, slow, write, tries - 1)
     if write: nbformat.write(clean(nb), path)
