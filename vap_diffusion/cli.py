@@ -147,7 +147,7 @@ def quickstart(
     root:Annotated[Optional[Path], Option(help='folder of the images')]=None,
     modality:Annotated[str, Option(help='of phantoms or of a folder')]='dermoscopy',
     images:Annotated[int, Option(help='phantoms to draw')]=5000,
-    minutes:Annotated[float, Option(help='of training, for each of the two models')]=3,
+    minutes:Annotated[float, Option(help='of training, for each of the two models')]=5,
     autoencoder:Annotated[str, Option(help='course, a folder, or a hub name')]='course',
     adapt_minutes:Annotated[float, Option(help='of adapting the autoencoder')]=0,
     n:Annotated[int, Option(help='images to paint and to compare')]=500,

@@ -62,7 +62,7 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         vae:AutoencoderKL,
         uvit:UViT,                      # or a `PrototypeUViT`
         text_encoder:TextEncoder,
-        scheduler,                      # any diffusers scheduler for epsilon prediction
+        scheduler,                      # any diffusers scheduler; its prediction_type is the one that the generator was trained for
         class_names:list[str]=(),       # in the order of the model's classes
         uses_text:bool=True,            # False: a class-only model, which ignores descriptions
         modality:str='dermoscopy',
@@ -128,11 +128,11 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         x = x*self.scheduler.init_noise_sigma
         for t in self.progress_bar(self.scheduler.timesteps):
             model_input = self.scheduler.scale_model_input(x, t)
-            eps = self.uvit(model_input, t, index, text, mask).sample                            # B C h w
+            answer = self.uvit(model_input, t, index, text, mask).sample                         # B C h w: noise or velocity, as the scheduler expects
             if guided:
                 uncond = self.uvit(model_input, t, empty).sample
-                eps = uncond + guidance_scale*(eps - uncond)
-            x = self.scheduler.step(eps, t, x).prev_sample
+                answer = uncond + guidance_scale*(answer - uncond)
+            x = self.scheduler.step(answer, t, x).prev_sample
         images = x if output_type == 'latent' else decode_standard(self.vae, x)                   # N H W 3 uint8
         if output_type == 'pil': images = [Image.fromarray(i) for i in images]
         return VAPDiffusionOutput(images, names, prompts) if return_dict else (images, names, prompts)
@@ -183,7 +183,7 @@ def build_pipeline(
     vae = load_autoencoder(out/'autoencoder' if record['adapt_minutes'] else record['autoencoder'])
     vae.register_to_config(latents_mean=record['latents_mean'], latents_std=record['latents_std'])  # measured on these training images
     pipe = VAPDiffusionPipeline(vae, (PrototypeUViT if settings['prototypes'] else UViT).from_pretrained(run/'model').eval(), load_text_encoder(record['text_encoder']),
-                                DPMSolverMultistepScheduler(**SD_SCHEDULE, algorithm_type='dpmsolver++', solver_order=2, use_karras_sigmas=False), record['classes'],
+                                DPMSolverMultistepScheduler(**SD_SCHEDULE, algorithm_type='dpmsolver++', solver_order=2, prediction_type=settings['preset']['prediction_type']), record['classes'],
                                 settings['text'], table.modality.mode()[0], fingerprint(vae), settings['text_fingerprint'], f'{table.attrs["dataset"]}-{run.name}')
     pipe.prompt_bank = PromptBank.from_descriptions(out)
     part = run/'pipeline.part'

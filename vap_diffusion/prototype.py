@@ -84,9 +84,9 @@ class PrototypeUViT(UViT):
 # %% ../nbs/10_prototype.ipynb #3955910c
 def vap_loss(
     output:UViTOutput, # of a model
-    noise:Tensor, # B C H W, the noise that was added
+    target:Tensor, # B C H W, what the model should have said: the noise of Eq. 2, or the velocity (chapter 11)
     alpha:float=1., # weight of the reconstruction loss
 )->Tensor: # the objective, a scalar
-    "Eq. 3: the squared error of the noise plus alpha times the reconstruction loss; Eq. 2 for a model without prototypes."
-    loss = F.mse_loss(output.sample.float(), noise)
+    "Eq. 3: the squared error plus alpha times the reconstruction loss; Eq. 2 for a model without prototypes."
+    loss = F.mse_loss(output.sample.float(), target)
     return loss if output.recon_loss is None else loss + alpha*output.recon_loss

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'load_preset', 'write_json', 'adapted_autoencoder', 'differences', 'channel_statistics', 'per_channel',
-           'encode_texts', 'encode', 'Features', 'load_features', 'make_model', 'draw_batch', 'lr_at',
-           'save_checkpoint', 'load_checkpoint', 'log_lines', 'Log', 'start_run', 'train']
+           'encode_texts', 'encode', 'Features', 'load_features', 'make_model', 'draw_batch', 'target_of', 'lr_at',
+           'save_checkpoint', 'load_checkpoint', 'log_lines', 'Log', 'start_run', 'train', 'train_together', 'main']
 
 # %% ../nbs/11_training.ipynb #11a00003
-import contextlib, hashlib, json, math, os, shutil, time
+import contextlib, hashlib, json, math, os, shutil, signal, subprocess, sys, time, _thread
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -32,17 +33,17 @@ from .prototype import PrototypeUViT, vap_loss
 
 # %% ../nbs/11_training.ipynb #11a00004
 PRESETS = {
-    'cpu': dict(size=64, model=dict(patch_size=4, embed_dim=128, depth=6, num_heads=4),
-                batch_size=32, lr=2e-3, warmup=100, ema=0.998, minutes=10, mixed_precision='bf16'),
+    'cpu': dict(size=64, model=dict(patch_size=2, embed_dim=128, depth=6, num_heads=4),
+                batch_size=16, lr=1.5e-3, warmup=100, ema=0.998, minutes=10, mixed_precision='bf16', prediction_type='v_prediction'),
     'gpu': dict(size=128, model=dict(patch_size=2, embed_dim=512, depth=12, num_heads=8),
-                batch_size=256, lr=2e-4, warmup=1000, ema=0.9995, minutes=30, mixed_precision='bf16'),
+                batch_size=256, lr=2e-4, warmup=1000, ema=0.9995, minutes=30, mixed_precision='bf16', prediction_type='epsilon'),
     'paper': dict(size=256, model=dict(patch_size=2, embed_dim=512, depth=16, num_heads=8),
-                  batch_size=256, lr=2e-4, warmup=5000, ema=0.9999, minutes=1440, mixed_precision='bf16'),
+                  batch_size=256, lr=2e-4, warmup=5000, ema=0.9999, minutes=1440, mixed_precision='bf16', prediction_type='epsilon'),
 }
 
 def load_preset(
     name:str|None=None,    # a name in `PRESETS`; None: 'gpu' where there is one, else 'cpu'
-) -> dict:                 # size, model, batch_size, lr, warmup, ema, minutes, mixed_precision
+) -> dict:                 # size, model, batch_size, lr, warmup, ema, minutes, mixed_precision, prediction_type
     "The settings of a preset. Raises `ValueError` for an unknown name."
     name = name or ('gpu' if torch.cuda.is_available() else 'cpu')
     if name not in PRESETS: raise ValueError(f'preset {name!r} is not known: choose one of {", ".join(PRESETS)}')
@@ -210,6 +211,10 @@ def draw_batch(features:Features, batch_size:int, generator:torch.Generator, tex
     labels = torch.where(keep, features.labels[rows], len(features.record['classes']))
     return (x0, noise, t, labels, *(features.text(rows, keep) if text else (None, None)))
 
+def target_of(scheduler, x0:Tensor, noise:Tensor, t:Tensor) -> Tensor: # B C h w
+    "What the network is asked for: the noise (Eq. 2), or the velocity (Salimans and Ho 2022), by the scheduler's `prediction_type`."
+    return noise if scheduler.config.prediction_type == 'epsilon' else scheduler.get_velocity(x0, noise, t)
+
 def lr_at(done:float, step:int, warmup:int) -> float: # between 0 and 1
     "Warm up over steps, hold, and go down to zero over the last half of the budget."
     return min(1, (step + 1)/warmup)*min(1, 2*(1 - done))
@@ -297,6 +302,7 @@ def train(
     drop:float=0.1,            # probability of guidance dropout
     save_every:float=60,       # seconds between checkpoints
     progress:bool=True,
+    row:int=0,                 # of its progress bar, where several runs share a screen
     **changes,                 # of the preset: batch_size, lr, warmup, ema, or of its model: embed_dim, depth, ...
 ) -> Path:                     # the folder of the run: out/models/NAME
     """Train a generator on cached features: the loop of chapter 11. Stopped and called again, it goes on; finished, it does nothing.
@@ -317,12 +323,12 @@ def train(
     model = make_model(features, settings, prototypes, seed).to(accelerator.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03, betas=(0.9, 0.99))
     ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75)
-    scheduler, generator = DDPMScheduler(**SD_SCHEDULE), torch.Generator().manual_seed(seed)
+    scheduler, generator = DDPMScheduler(**SD_SCHEDULE, prediction_type=settings['prediction_type']), torch.Generator().manual_seed(seed)
     state = dict(step=0, seconds=0., cpu_seconds=0.)
     if (folder/'checkpoint'/'state.json').exists(): state = load_checkpoint(folder/'checkpoint', model, ema, optimizer, generator)
     step, began, cpu, saved = state['step'], time.time() - state['seconds'], time.process_time() - state['cpu_seconds'], time.time()
     log, total = Log(folder, step), steps or 60*minutes
-    bar = tqdm(total=round(total), initial=round(step if steps else state['seconds']), unit='step' if steps else 's', desc=folder.name, disable=not progress,
+    bar = tqdm(total=round(total), initial=round(step if steps else state['seconds']), unit='step' if steps else 's', desc=folder.name, disable=not progress, position=row,
                bar_format='{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]')
     def keep(): save_checkpoint(folder/'checkpoint', model, ema, optimizer, generator, dict(step=step, seconds=time.time() - began, cpu_seconds=time.process_time() - cpu))
     done = (step if steps else time.time() - began)/total
@@ -332,7 +338,7 @@ def train(
             batch = draw_batch(features, settings['batch_size'], generator, text, drop)
             x0, noise, t, labels, states, mask = (None if x is None else x.to(accelerator.device) for x in batch)
             with accelerator.autocast():
-                loss = vap_loss(output := model(scheduler.add_noise(x0, noise, t), t, labels, states, mask), noise, alpha)  # Eq. 3
+                loss = vap_loss(output := model(scheduler.add_noise(x0, noise, t), t, labels, states, mask), target_of(scheduler, x0, noise, t), alpha)  # Eq. 3
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
             optimizer.step(); optimizer.zero_grad(); ema.step(model.parameters())
@@ -357,3 +363,34 @@ def train(
                                          parameters=sum(p.numel() for p in model.parameters()), device=str(accelerator.device), threads=torch.get_num_threads(), version=__version__))
     shutil.rmtree(folder/'checkpoint', ignore_errors=True)
     return folder
+
+# %% ../nbs/11_training.ipynb #11a00013
+def train_together(
+    jobs:list[dict],       # arguments of `train`, one dict for each run
+    progress:bool=True,
+) -> list[Path]:           # the folders of the runs
+    "Train several models side by side on the CPU, each with its share of the threads; one after another on a GPU. A stop stops all of them, and the same call goes on."
+    if torch.cuda.is_available() or torch.get_num_threads() < len(jobs): return [train(**job, progress=progress) for job in jobs]
+    threads = str(torch.get_num_threads()//len(jobs))
+    start = lambda i, job: subprocess.Popen([sys.executable, '-W', 'ignore', '-m', 'vap_diffusion.training', json.dumps(job | dict(out=str(job['out']), progress=progress, row=i))],
+                                            stdin=subprocess.PIPE, start_new_session=True, env=os.environ | dict(OMP_NUM_THREADS=threads))
+    runs = [start(i, job) for i, job in enumerate(jobs)]
+    try: failed = any([run.wait() for run in runs])
+    except KeyboardInterrupt:
+        for run in runs: run.stdin.close()                                                  # each keeps its checkpoint and ends
+        for run in runs: run.wait()
+        raise KeyboardInterrupt('nothing is lost, the same command goes on') from None
+    if failed: raise RuntimeError('a training run failed; the line above says why')
+    return [train(**job, progress=False) for job in jobs]                                   # finished: only says where
+
+def main():
+    "One run of `train_together`: arguments of `train` as JSON. It stops, with a checkpoint, when its standard input ends: with the process that started it."
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    Thread(target=lambda: (sys.stdin.buffer.read(), _thread.interrupt_main()), daemon=True).start()
+    try: train(**json.loads(sys.argv[1]))
+    except KeyboardInterrupt: sys.exit(130)
+    except Exception as e: sys.exit(str(e))
+
+# %% ../nbs/11_training.ipynb #11a00014
+#| eval: false
+if __name__ == '__main__': main()
