@@ -107,6 +107,42 @@ def test_ctrl_c_in_training_loses_nothing(work, tmp_path):
     out = vap('train', w, '--steps', 60)
     assert json.loads((w/'models'/'vap'/'train.json').read_text())['steps'] == 60
 
+def stop(args, marker, until=lambda: True):
+    "Start a verb, press Ctrl-C when `marker` appears in what it says and `until` holds, and return what it said."
+    run = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', *map(str, args)], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, env=ENV)
+    said = b''
+    while marker not in said.decode(errors='replace'):
+        part = run.stdout.read1(256)
+        assert part, f'{args[0]} ended before {marker!r}: {said.decode(errors="replace")[-500:]}'
+        said += part
+    while not until(): time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    said += run.communicate(timeout=120)[0]
+    said = said.decode(errors='replace')
+    assert run.returncode == 130 and 'same command' in said and 'Traceback' not in said, said[-2000:]
+    return said
+
+def test_ctrl_c_in_each_stage_and_the_same_command_goes_on(tmp_path):
+    w = tmp_path/'w'
+    stages = [(('prepare', '--dataset', 'phantoms', '--root', tmp_path/'phantoms', '--out', w, '--n', 400), 'phantom'), (('describe', w), 'describ'), (('encode', w), 'encoding images')]
+    for args, marker in stages: stop(args, marker); vap(*args)
+    assert len(list((tmp_path/'phantoms').rglob('*.png'))) == 400 and len((w/'descriptions.jsonl').read_text().splitlines()) == 400
+    sample = ('sample', 'course', '--out', tmp_path/'s', '--n', 70, '--steps', 10)
+    stop(sample, 'sampling'); vap(*sample); assert len(list((tmp_path/'s'/'images').glob('*.png'))) == 70
+    evaluate = ('evaluate', tmp_path/'s', '--real', w, '--split', 'train')
+    stop(evaluate, 'loading images'); assert 'fid' in vap(*evaluate).stdout.lower()
+
+def test_ctrl_c_in_quickstart_stops_both_trainings(tmp_path):
+    args = ('quickstart', '--out', tmp_path/'q', '--images', 300, '--minutes', 0.4, '--n', 30)
+    logs = [tmp_path/'q'/'models'/name/'log.jsonl' for name in ('class', 'vap')]
+    stop(args, 'train:', lambda: all(log.exists() and log.read_text() for log in logs))
+    texts = [log.read_text() for log in logs]
+    time.sleep(2)
+    assert [log.read_text() for log in logs] == texts, 'a training goes on behind our back'
+    vap(*args)
+    made = json.loads((tmp_path/'q'/'results.json').read_text())
+    assert made['class']['n'] == made['class+text']['n'] == 30 and (tmp_path/'q'/'report.html').exists()
+
 # --- bad input: culprit and remedy in one line -----------------------------------------------------------------------
 
 def test_root_that_is_not_there(tmp_path):

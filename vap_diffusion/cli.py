@@ -95,7 +95,7 @@ def sample(
     like:Annotated[Optional[Path], Option(help='a working folder whose class frequencies are kept')]=None,
     split:Annotated[str, Option(help='which images of --like')]='test',
     steps:Annotated[int, Option(help='network evaluations of the sampler')]=20,
-    guidance:Annotated[float, Option(help='1: none; more: nearer to class and prompt, less varied')]=1.5,
+    guidance:Annotated[float, Option(help='1: none; more: nearer to class and prompt, less varied')]=2,
     seed:Seed=0,
 ):
     "Paint images from classes and descriptions; goes on where it stopped."

@@ -55,11 +55,11 @@ class Stages:
 def sample_both(pipes, folder, out, n, seed, split, prompts, guidance_scale, progress=True):
     "Paint one set for each method: class-only once, class + text with each kind of prompt. Returns method -> folder."
     sets = {'class': Path(folder)/f'{split}-class'}
-    sample(pipes['class'], sets['class'], n, like=out, split=split, seed=seed, guidance_scale=guidance_scale['class'], progress=progress)
+    sample(pipes['class'], sets['class'], n, like=out, split=split, seed=seed, guidance_scale=guidance_scale, progress=progress)
     for kind in prompts:
         name = 'class+text' if kind == prompts[0] else f'class+text ({kind})'
         sets[name] = Path(folder)/f'{split}-text-{kind}'
-        sample(pipes['class+text'], sets[name], n, like=out, split=split, prompts=kind, seed=seed, guidance_scale=guidance_scale['class+text'], progress=progress)
+        sample(pipes['class+text'], sets[name], n, like=out, split=split, prompts=kind, seed=seed, guidance_scale=guidance_scale, progress=progress)
     return sets
 
 def judge(sets, pipes, table, size, split, n, features, seed) -> dict[str, dict]: # method -> figures
@@ -94,7 +94,7 @@ def shown_images(pipes, out, table, size, split, per_class, seed, guidance_scale
         rows = rows.sample(min(per_class, len(rows)), random_state=seed)
         if rows.empty: continue
         prompts, seeds = words[rows.file_name].tolist(), [torch.Generator().manual_seed(seed + i) for i in range(len(rows))]
-        paint = lambda kind, p: pipes[kind]([label]*len(rows), p, guidance_scale=guidance_scale[kind], output_type='np', generator=[torch.Generator().manual_seed(seed + i) for i in range(len(rows))]).images
+        paint = lambda kind, p: pipes[kind]([label]*len(rows), p, guidance_scale=guidance_scale, output_type='np', generator=[torch.Generator().manual_seed(seed + i) for i in range(len(rows))]).images
         shown[label] = dict(real=load_images(rows, table.attrs['root'], size, progress=False), prompts=prompts, **{'class': paint('class', None), 'class+text': paint('class+text', prompts)})
     return shown
 
@@ -207,7 +207,7 @@ def quickstart(
     splits:tuple[str, ...]=('test',),
     prompts:tuple[str, ...]=('bank',),
     features:str='phantoms',        # the judge: a name or folder for `load_features`
-    guidance_class:float=1., guidance_text:float=2., # 1: none, 2: as in the authors' code; guidance did not help the class-only model (section 7)
+    guidance_scale:float=2.,        # for both models; 1 is none, 2 is that of the authors' code
     mllm:str='measure',
     preset:str|None=None,
     seed:int=0,
@@ -231,18 +231,18 @@ def quickstart(
     stages('train')
     runs = dict(zip(('class', 'class+text'), train_together([budget | dict(text=False), budget], progress))); note()
     stages('sample')
-    pipes, guidance = {name: build_pipeline(run) for name, run in runs.items()}, {'class': guidance_class, 'class+text': guidance_text}
+    pipes = {name: build_pipeline(run) for name, run in runs.items()}
     counts = {split: min(n, int((table.split == split).sum())) for split in splits}
-    sets = {split: sample_both(pipes, out/'samples', out, counts[split], seed, split, prompts, guidance, progress) for split in splits}; note()
+    sets = {split: sample_both(pipes, out/'samples', out, counts[split], seed, split, prompts, guidance_scale, progress) for split in splits}; note()
     stages('evaluate')
     figures = {split: judge(sets[split], pipes, table, record['size'], split, counts[split], features, seed) for split in splits}
     for of in figures.values():
         for name in of:
             if name == 'reconstruction': continue
             made = json.loads((runs['class' if name == 'class' else 'class+text']/'train.json').read_text())
-            of[name] |= {k: made[k] for k in ('steps', 'seconds', 'cpu_seconds', 'images_seen', 'parameters')} | dict(guidance_scale=guidance['class' if name == 'class' else 'class+text'])
+            of[name] |= {k: made[k] for k in ('steps', 'seconds', 'cpu_seconds', 'images_seen', 'parameters')} | dict(guidance_scale=guidance_scale)
     stages('report')
-    shown = shown_images(pipes, out, table, record['size'], splits[0], 4, seed, guidance)
+    shown = shown_images(pipes, out, table, record['size'], splits[0], 4, seed, guidance_scale)
     draw_samples(shown, out/'samples.png'); draw_samples(shown, out/'generated.png', real=False); draw_losses(runs, out/'losses.png')
     results = (figures if len(splits) > 1 else figures[splits[0]]) | dict(seconds=round(earlier + time.time() - start, 1), seed=seed, dataset=dataset, size=record['size'], latent=record['latent'], autoencoder=autoencoder, adapt_minutes=adapt_minutes,
               minutes_per_model=minutes, images=table.split.value_counts().to_dict(), **machine())

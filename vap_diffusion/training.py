@@ -321,8 +321,8 @@ def train(
 
     accelerator = Accelerator(mixed_precision=settings['mixed_precision'])
     model = make_model(features, settings, prototypes, seed).to(accelerator.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03, betas=(0.9, 0.99))
-    ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03, betas=(0.9, 0.99), fused=True)
+    ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75, foreach=True)
     scheduler, generator = DDPMScheduler(**SD_SCHEDULE, prediction_type=settings['prediction_type']), torch.Generator().manual_seed(seed)
     state = dict(step=0, seconds=0., cpu_seconds=0.)
     if (folder/'checkpoint'/'state.json').exists(): state = load_checkpoint(folder/'checkpoint', model, ema, optimizer, generator)
@@ -380,7 +380,7 @@ def train_together(
         for run in runs: run.stdin.close()                                                  # each keeps its checkpoint and ends
         for run in runs: run.wait()
         raise KeyboardInterrupt('nothing is lost, the same command goes on') from None
-    if failed: raise RuntimeError('a training run failed; the line above says why')
+    if failed: raise ChildProcessError('a training run failed; the line above says why')
     return [train(**job, progress=False) for job in jobs]                                   # finished: only says where
 
 def main():
