@@ -386,7 +386,7 @@ def train_together(
 def main():
     "One run of `train_together`: arguments of `train` as JSON. It stops, with a checkpoint, when its standard input ends: with the process that started it."
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    Thread(target=lambda: (sys.stdin.buffer.read(), _thread.interrupt_main()), daemon=True).start()
+    Thread(target=lambda: (os.read(0, 1), _thread.interrupt_main()), daemon=True).start()
     try: train(**json.loads(sys.argv[1]))
     except KeyboardInterrupt: sys.exit(130)
     except Exception as e: sys.exit(str(e))
