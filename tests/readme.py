@@ -19,10 +19,10 @@ def quickstart():
     "One table over the seeds, and the ratios."
     runs = [load(p.name) for p in sorted((ROOT/'results').glob('quickstart-seed*.json'))]
     if not runs: return ['Not measured in this version yet: `make quickstart` does it.']
-    head = ['| seed | FID class only | FID class + text | floor | ratio | recall class only | recall class + text | floor | whole command |', '|---|---|---|---|---|---|---|---|---|']
+    head = ['| seed | FID class only | class + text | ratio | reconstruction, floor | recall class only | class + text | reconstruction, floor | adherence (chance) | whole command |', '|---|---|---|---|---|---|---|---|---|---|']
     for r in runs:
-        a, b = r['class'], r['class+text']
-        head.append(f"| {r['seed']} | {a['fid']:.1f} | {b['fid']:.1f} | {b['fid_floor']:.1f} | {b['fid']/a['fid']:.2f} | {a['recall']:.3f} | {b['recall']:.3f} | {b['recall_floor']:.3f} | {r['seconds']/60:.1f} min |")
+        a, b, c = r['class'], r['class+text'], r['reconstruction']
+        head.append(f"| {r['seed']} | {a['fid']:.1f} | **{b['fid']:.1f}** | {b['fid']/a['fid']:.2f} | {c['fid']:.1f}, {b['fid_floor']:.1f} | {a['recall']:.2f} | **{b['recall']:.2f}** | {c['recall']:.2f}, {b['recall_floor']:.2f} | {b['adherence']['mean']:.2f} ({b['adherence']['chance']:.2f}) | {r['seconds']/60:.1f} min |")
     return head + ['', f"N = {runs[0]['class']['n']} images of each kind, features `{runs[0]['class']['features']}`, {runs[0]['device']}."]
 
 def chapters():
