@@ -39,6 +39,7 @@ assets: $(STAMP) ## train the shipped weights again, in this order (about an hou
 	$(BIN)/python -m vap_diffusion.text --out assets/text
 	$(BIN)/python -m vap_diffusion.metrics --out assets/features
 	$(BIN)/python -m vap_diffusion.pipeline --out assets/course
+	$(BIN)/python -m vap_diffusion.quickstart assets/course runs/course
 
 clean:           ## remove the environment and the runs
 	rm -rf $(VENV) runs build dist *.egg-info

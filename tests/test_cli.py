@@ -124,9 +124,11 @@ def stop(args, marker, until=lambda: True):
 
 def test_ctrl_c_in_each_stage_and_the_same_command_goes_on(tmp_path):
     w = tmp_path/'w'
-    stages = [(('prepare', '--dataset', 'phantoms', '--root', tmp_path/'phantoms', '--out', w, '--n', 400), 'phantom'), (('describe', w), 'describ'), (('encode', w), 'encoding images')]
-    for args, marker in stages: stop(args, marker); vap(*args)
-    assert len(list((tmp_path/'phantoms').rglob('*.png'))) == 400 and len((w/'descriptions.jsonl').read_text().splitlines()) == 400
+    lines = lambda: (w/'descriptions.jsonl').read_text().splitlines() if (w/'descriptions.jsonl').exists() else []
+    stages = [(('prepare', '--dataset', 'phantoms', '--root', tmp_path/'phantoms', '--out', w, '--n', 600), 'phantom', lambda: True),
+              (('describe', w), 'describing', lambda: len(lines()) > 20), (('encode', w), 'encoding images', lambda: True)]
+    for args, marker, until in stages: stop(args, marker, until); vap(*args)
+    assert len(list((tmp_path/'phantoms').rglob('*.png'))) == 600 and len(lines()) == 600
     sample = ('sample', 'course', '--out', tmp_path/'s', '--n', 70, '--steps', 10)
     stop(sample, 'sampling'); vap(*sample); assert len(list((tmp_path/'s'/'images').glob('*.png'))) == 70
     evaluate = ('evaluate', tmp_path/'s', '--real', w, '--split', 'train')

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYNTHETIC', 'decode_standard', 'VAPDiffusionOutput', 'VAPDiffusionPipeline', 'load_pipeline', 'build_pipeline',
-           'write_image', 'plan_labels', 'split_rows', 'plan', 'sample', 'claim_folder', 'load_samples', 'judged',
-           'main']
+           'write_image', 'plan_labels', 'split_rows', 'plan', 'sample', 'claim_folder', 'load_samples', 'main']
 
 # %% ../nbs/12_pipeline.ipynb #12a00003
 import argparse, difflib, json, os, shlex, shutil, sys, time, warnings
@@ -24,7 +23,7 @@ from tqdm.auto import tqdm
 from . import __version__
 from .diffusion import SD_SCHEDULE
 from .phantoms import CLASSES, asset_path
-from .datasets import ImageError, load_image, load_images, load_table, prepare
+from .datasets import ImageError, load_image, load_table, prepare
 from .autoencoder import decode_latents, fingerprint, load_autoencoder
 from .vaps import describe_table, load_descriptions, make_mllm
 from .text import TextEncoder, load_text_encoder
@@ -302,19 +301,6 @@ def load_samples(
     return np.stack([load_image(out/f) for f in rows.file_name]), rows
 
 # %% ../nbs/12_pipeline.ipynb #12a00010
-def judged(pipe, work, n:int=600, seed:int=1) -> dict: # figures for a card
-    "FID and recall against held-out images painted from their own descriptions, with floors, and adherence to these descriptions (chapter 13)."
-    from vap_diffusion.metrics import adherence, evaluate
-    table, out = load_table(work), Path(work)/'judged'
-    test, train = table[table.split == 'test'], table[table.split == 'train']
-    n = min(n, len(test))
-    rows = sample(pipe, out, n, like=work, prompts='own', seed=seed)
-    images = load_samples(out)[0]
-    found = evaluate(load_images(test, table.attrs['root'], images.shape[1]), images, n=n, floor_real=load_images(train.sample(n, random_state=seed), table.attrs['root'], images.shape[1]))
-    said = adherence(images, rows.prompt.tolist(), table.modality.mode()[0])
-    return {'FID (floor)': f"{found['fid']:.1f} ({found['fid_floor']:.1f})", 'recall (floor)': f"{found['recall']:.2f} ({found['recall_floor']:.2f})", 'N, features': f"{n}, {found['features']}",
-            'adherence (chance)': f"{said['mean']:.2f} ({said['chance']:.2f}): " + ', '.join(f"{a} {v['value']:.2f} ({v['chance']:.2f})" for a, v in said['attributes'].items())}
-
 def main(argv=None):
     "Train the course model: `python -m vap_diffusion.pipeline --out assets/course`."
     ap = argparse.ArgumentParser(prog='python -m vap_diffusion.pipeline', description=main.__doc__)
@@ -331,12 +317,11 @@ def main(argv=None):
     run = train(a.work, minutes=a.minutes, seed=a.seed)
     pipe = build_pipeline(run)
     pipe.register_to_config(name='course')
-    figures = judged(pipe, a.work)
     pipe.to(torch.float16).save_pretrained(a.out)                                               # half the size; loaded in float32
     made = json.loads((run/'train.json').read_text())
     facts = dict(command=f'python -m vap_diffusion.pipeline {shlex.join(sys.argv[1:] if argv is None else argv)}', seed=a.seed, seconds=round(time.time() - start), training_seconds=made['seconds'],
                  steps=made['steps'], images_seen=made['images_seen'], data=f'{a.n} dermoscopy phantoms, 64 px, described by the measuring describer', parameters=made['parameters'],
-                 device=f'{made["device"]}, {made["threads"]} threads', last_loss=log_lines(run/'log.jsonl')[-1]['loss'], **figures)
+                 device=f'{made["device"]}, {made["threads"]} threads', last_loss=log_lines(run/'log.jsonl')[-1]['loss'])
     (a.out/'README.md').write_text('# Course model\n\nA small VAP-Diffusion trained on phantoms. ' + SYNTHETIC + '\n\n' + ''.join(f'- **{k}**: {v}\n' for k, v in facts.items())
                                    + '\nLoad: `vap_diffusion.pipeline.load_pipeline("course")`. Licence: Apache-2.0.\n')
 

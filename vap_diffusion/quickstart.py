@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MEANING', 'PAGE', 'commit', 'machine', 'Stages', 'sample_both', 'judge', 'adherence_of', 'shown_images',
-           'draw_samples', 'draw_losses', 'table_html', 'embed', 'verdict', 'write_report', 'quickstart']
+           'draw_samples', 'draw_losses', 'table_html', 'embed', 'verdict', 'write_report', 'quickstart',
+           'judge_course', 'main']
 
 # %% ../nbs/19_quickstart.ipynb #19a00003
-import base64, html, io, json, platform, subprocess, time, warnings
+import base64, html, io, json, platform, subprocess, sys, time, warnings
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -251,3 +252,28 @@ def quickstart(
     write_report(out, results, figures, [f'{l}: {bank.draw(l, 1, torch.Generator().manual_seed(seed))[0]}' for l in bank.labels if bank[l]])
     print(verdict(figures[splits[0]]) + f'\n{out/"report.html"} shows it.')
     return results
+
+# %% ../nbs/19_quickstart.ipynb #19b00002
+def judge_course(model, work, n:int=600, seed:int=1) -> dict[str, str]: # lines of a card
+    "FID and recall against held-out images painted from their own descriptions, with floors, and adherence to these descriptions."
+    table, out = load_table(work), Path(work)/'judged'
+    test, train = table[table.split == 'test'], table[table.split == 'train']
+    n = min(n, len(test))
+    rows = sample(model, out, n, like=work, prompts='own', seed=seed)
+    images = load_samples(out)[0]
+    real, other = (load_images(t, table.attrs['root'], images.shape[1]) for t in (test, train.sample(n, random_state=seed)))
+    found, said = evaluate(real, images, n=n, floor_real=other), adherence(images, rows.prompt.tolist(), table.modality.mode()[0])
+    return {'FID (floor)': f"{found['fid']:.1f} ({found['fid_floor']:.1f})", 'recall (floor)': f"{found['recall']:.2f} ({found['recall_floor']:.2f})", 'N, features': f"{n}, {found['features']}",
+            'adherence (chance)': f"{said['mean']:.2f} ({said['chance']:.2f}): " + ', '.join(f"{a} {v['value']:.2f} ({v['chance']:.2f})" for a, v in said['attributes'].items())}
+
+def main():
+    "Judge the model in a folder, and write its figures on its card."
+    folder, work = map(Path, sys.argv[1:3])
+    card, lines = folder/'README.md', judge_course(folder, work)
+    kept = [l for l in card.read_text().splitlines() if not any(l.startswith(f'- **{k}**') for k in lines)]
+    last = max(i for i, l in enumerate(kept) if l.startswith('- **'))
+    card.write_text('\n'.join(kept[:last + 1] + [f'- **{k}**: {v}' for k, v in lines.items()] + kept[last + 1:]) + '\n')
+
+# %% ../nbs/19_quickstart.ipynb #19b00003
+#| eval: false
+if __name__ == '__main__': main()
