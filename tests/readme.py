@@ -12,7 +12,7 @@ def number(r, k, digits):
 
 def rows(methods):
     head = ['| | FID (floor) | KID (floor) | precision (floor) | recall (floor) | N | steps | training |', '|---|---|---|---|---|---|---|---|']
-    return head + [f"| {name} | {number(r, 'fid', 1)} | {number(r, 'kid', 4)} | {number(r, 'precision', 3)} | {number(r, 'recall', 3)} | {r['n']} | {r['steps']} | {r['seconds']/60:.1f} min |"
+    return head + [f"| {name} | {number(r, 'fid', 1)} | {number(r, 'kid', 4)} | {number(r, 'precision', 3)} | {number(r, 'recall', 3)} | {r['n']} | {r.get('steps', '')} | {format(r['seconds']/60, '.1f') + ' min' if 'seconds' in r else ''} |"
                    for name, r in methods.items() if isinstance(r, dict) and 'kid' in r]
 
 def quickstart():
@@ -41,7 +41,7 @@ def isic2018():
     out = []
     for split, title in (('test', 'official test set'), ('val', 'validation split by lesion')):
         if split in r: out += [f'Against the {title}:', '', *rows(r[split]), '']
-    return out + [f"Features `{r['test']['class']['features']}`, seed {r['seed']}, {r['device']}."]
+    return out + [f"Features `{r['test']['class']['features']}`, guidance {r['test']['class']['guidance_scale']}, seed {r['seed']}, {r['device']}, {r['images']['train']} training images."]
 
 def drawn(text):
     "README with every `<!-- results: NAME -->` block drawn again."
