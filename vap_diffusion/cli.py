@@ -40,6 +40,7 @@ def prepare(
     typer.echo(pd.crosstab(table.label, table.split, margins=True, margins_name='all')[[s for s in datasets.SPLITS if s in set(table.split)] + ['all']].to_string())
     typer.echo(f'next: vap-diffusion describe {out}')
 
+# %% ../nbs/20_cli.ipynb #20a00051
 @app.command()
 def describe(out:Work, mllm:Annotated[str, Option(help='measure (from the pixels), hf:NAME_OR_PATH or openai:MODEL@URL')]='measure'):
     "Images -> W/descriptions.jsonl: the three VAPS steps for each image; goes on where it stopped."
@@ -50,6 +51,7 @@ def describe(out:Work, mllm:Annotated[str, Option(help='measure (from the pixels
     for label, rows in words.groupby('label'): typer.echo(f'{label}: {rows.t_mix.iloc[0]}')
     typer.echo(f'{len(words)} descriptions; next: vap-diffusion encode {out}')
 
+# %% ../nbs/20_cli.ipynb #20a00052
 @app.command()
 def encode(
     out:Work,
@@ -64,6 +66,7 @@ def encode(
     record = training.encode(out, autoencoder, text_encoder, size, adapt_minutes, seed)
     typer.echo(f"{record['n']} images as latents of {' x '.join(map(str, record['latent']))}; next: vap-diffusion train {out}")
 
+# %% ../nbs/20_cli.ipynb #20a00053
 @app.command()
 def train(
     out:Work,
@@ -84,6 +87,7 @@ def train(
     build_pipeline(run)
     typer.echo(f'next: vap-diffusion sample {run/"pipeline"} --out samples')
 
+# %% ../nbs/20_cli.ipynb #20a00054
 @app.command()
 def sample(
     model:Annotated[str, Argument(help='course, a folder W/models/NAME/pipeline, or a hub repository')],
@@ -104,6 +108,7 @@ def sample(
     for row in rows.head(8).itertuples(): typer.echo(f'{out/row.file_name}  {row.label}: {row.prompt}')
     typer.echo(f'{len(rows)} synthetic images in {out/"images"}, listed in {out/"manifest.csv"}')
 
+# %% ../nbs/20_cli.ipynb #20a00055
 @app.command()
 def evaluate(
     images:Annotated[Path, Argument(help='a folder that sample filled', metavar='DIR')],
@@ -140,6 +145,7 @@ def show_figures(found:dict):
     if found['adherence']: table.add_row('adherence to the prompt', f"{found['adherence']['mean']:.3f}", f"chance {found['adherence']['chance']:.3f}")
     Console().print(table)
 
+# %% ../nbs/20_cli.ipynb #20a00056
 @app.command()
 def quickstart(
     out:Annotated[Path, Option(help='folder for everything')]=Path('runs/quickstart'),
