@@ -160,12 +160,13 @@ def quickstart(
     splits:Annotated[str, Option(help='real images to compare with, by commas')]='test',
     prompts:Annotated[str, Option(help='bank, own, unseen, by commas')]='bank',
     features:Annotated[str, Option(help='phantoms, inception:FILE or a folder')]='phantoms',
+    guidance:Annotated[float, Option(help='of both models; 1: none')]=2,
     preset:Annotated[Optional[str], Option(help='cpu, gpu or paper')]=None,
     seed:Seed=0,
 ):
     "The whole way: class-only against class + text under equal budget, on phantoms in at most 10 minutes on 2 cores."
     from vap_diffusion import quickstart as q
-    q.quickstart(out, dataset, root, modality, images, minutes, autoencoder, adapt_minutes, n, tuple(splits.split(',')), tuple(prompts.split(',')), features, preset=preset, seed=seed)
+    q.quickstart(out, dataset, root, modality, images, minutes, autoencoder, adapt_minutes, n, tuple(splits.split(',')), tuple(prompts.split(',')), features, guidance, preset=preset, seed=seed)
 
 # %% ../nbs/20_cli.ipynb #20a00006
 def cached(repo:str) -> bool:

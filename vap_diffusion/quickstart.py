@@ -8,7 +8,7 @@ __all__ = ['MEANING', 'PAGE', 'commit', 'machine', 'Stages', 'sample_both', 'jud
            'judge_course', 'main']
 
 # %% ../nbs/19_quickstart.ipynb #19a00003
-import base64, html, io, json, platform, subprocess, sys, time, warnings
+import base64, html, io, json, platform, shlex, subprocess, sys, time, warnings
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -246,7 +246,7 @@ def quickstart(
     shown = shown_images(pipes, out, table, record['size'], splits[0], 4, seed, guidance_scale)
     draw_samples(shown, out/'samples.png'); draw_samples(shown, out/'generated.png', real=False); draw_losses(runs, out/'losses.png')
     results = (figures if len(splits) > 1 else figures[splits[0]]) | dict(seconds=round(earlier + time.time() - start, 1), seed=seed, dataset=dataset, size=record['size'], latent=record['latent'], autoencoder=autoencoder, adapt_minutes=adapt_minutes,
-              minutes_per_model=minutes, images=table.split.value_counts().to_dict(), **machine())
+              minutes_per_model=minutes, command=shlex.join(['vap-diffusion', *sys.argv[1:]]) if Path(sys.argv[0]).stem == 'vap-diffusion' else '', images=table.split.value_counts().to_dict(), **machine())
     write_json(out/'results.json', results)
     bank = pipes['class+text'].prompt_bank
     write_report(out, results, figures, [f'{l}: {bank.draw(l, 1, torch.Generator().manual_seed(seed))[0]}' for l in bank.labels if bank[l]])
