@@ -59,11 +59,12 @@ def encode(
     text_encoder:Annotated[str, Option(help='course, biomedclip, a folder, or hf-hub:OWNER/NAME')]='course',
     size:Annotated[int, Option(help='pixels of a side')]=64,
     adapt_minutes:Annotated[float, Option(help='train the autoencoder further on these images')]=0,
+    flips:Annotated[bool, Option('--flips', help='also the mirrored training images, left and right exchanged in their descriptions')]=False,
     seed:Seed=0,
 ):
     "Images and descriptions -> W/features: latents and token states, computed once."
     from vap_diffusion import training
-    record = training.encode(out, autoencoder, text_encoder, size, adapt_minutes, seed)
+    record = training.encode(out, autoencoder, text_encoder, size, adapt_minutes, seed, flips)
     typer.echo(f"{record['n']} images as latents of {' x '.join(map(str, record['latent']))}; next: vap-diffusion train {out}")
 
 # %% ../nbs/20_cli.ipynb #20a00053
@@ -77,15 +78,21 @@ def train(
     steps:Annotated[Optional[int], Option(help='the budget in steps instead')]=None,
     name:Annotated[Optional[str], Option(help='of the run: W/models/NAME')]=None,
     alpha:Annotated[float, Option(help="weight of the prototypes' loss")]=0.1,
+    prediction:Annotated[Optional[str], Option(help='epsilon or v_prediction; by the preset when not given')]=None,
+    schedule:Annotated[str, Option(help='sd, cosine or vp')]='sd',
+    weighting:Annotated[str, Option(help='of the steps of the schedule: none or min_snr')]='none',
+    batch_size:Annotated[Optional[int], Option(help='of all processes together; by the preset when not given')]=None,
+    accumulate:Annotated[int, Option(help='pieces in which a batch is worked off')]=1,
     seed:Seed=0,
 ):
-    "Features -> W/models/NAME/pipeline; goes on where it stopped."
+    "Features -> W/models/NAME/pipeline; goes on where it stopped. In many processes: accelerate launch -m vap_diffusion.cli train W ..."
+    from accelerate import PartialState
     from vap_diffusion import training
     from vap_diffusion.pipeline import build_pipeline
     if minutes is None and steps is None: minutes = training.load_preset(preset)['minutes']
-    run = training.train(out, text, prototypes, minutes, steps, preset, name, seed, alpha)
-    build_pipeline(run)
-    typer.echo(f'next: vap-diffusion sample {run/"pipeline"} --out samples')
+    changes = {k: v for k, v in dict(prediction_type=prediction, batch_size=batch_size).items() if v is not None}
+    run = training.train(out, text, prototypes, minutes, steps, preset, name, seed, alpha, accumulate=accumulate, schedule=schedule, weighting=weighting, **changes)
+    if PartialState().is_main_process: build_pipeline(run); typer.echo(f'next: vap-diffusion sample {run/"pipeline"} --out samples')
 
 # %% ../nbs/20_cli.ipynb #20a00054
 @app.command()

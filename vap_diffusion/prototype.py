@@ -86,7 +86,8 @@ def vap_loss(
     output:UViTOutput, # of a model
     target:Tensor, # B C H W, what the model should have said: the noise of Eq. 2, or the velocity (chapter 11)
     alpha:float=1., # weight of the reconstruction loss
+    weight:Tensor|None=None, # B 1 1 1, how much each image's squared error counts; None: all the same
 )->Tensor: # the objective, a scalar
     "Eq. 3: the squared error plus alpha times the reconstruction loss; Eq. 2 for a model without prototypes."
-    loss = F.mse_loss(output.sample.float(), target)
+    loss = F.mse_loss(output.sample.float(), target) if weight is None else (weight*(output.sample.float() - target).square()).mean()
     return loss if output.recon_loss is None else loss + alpha*output.recon_loss

@@ -1,0 +1,100 @@
+"""Training survives: kills, damaged checkpoints, several processes, little memory, bad numbers."""
+import json, os, subprocess, sys
+from pathlib import Path
+import pytest, torch
+import train_kills
+from train_kills import ending, folder_with_features
+
+SMALL = dict(progress=False, embed_dim=64, depth=2, mixed_precision='no')
+
+@pytest.fixture(scope='module')
+def work(tmp_path_factory): return folder_with_features(tmp_path_factory.mktemp('training'))
+
+def losses(run): return [l['loss'] for l in ending(run)[1]]
+
+def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path): train_kills.main(4, tmp_path)   # `python tests/train_kills.py` kills 50 times
+
+def stopped(work, name):
+    "A run of 30 steps that is stopped at step 20, with checkpoints of steps 19 and 20."
+    from vap_diffusion import training
+    def stop(model, folder, step): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): training.train(work, steps=30, name=name, save_every=0, watch=stop, watch_every=20, **SMALL)
+    found = training.checkpoints(work/'models'/name/'checkpoints')
+    assert [p.name for p in found] == ['step-000000019', 'step-000000020']
+    return found
+
+@pytest.mark.parametrize('damage', ['cut', 'bit', 'gone'])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(work, damage):
+    from vap_diffusion.training import train
+    whole = train(work, steps=30, name='whole', **SMALL)
+    last = stopped(work, damage)[-1]
+    file = last/'ema.safetensors'
+    data = bytearray(file.read_bytes())
+    if damage == 'cut': file.write_bytes(data[:len(data)//2])
+    if damage == 'bit': data[-5] ^= 1; file.write_bytes(data)
+    if damage == 'gone': (last/'state.json').unlink()
+    with pytest.warns(UserWarning, match='step-000000020 is damaged'): run = train(work, steps=30, name=damage, **SMALL)
+    (a, log_a), (b, log_b) = ending(whole), ending(run)
+    assert all(torch.equal(a[k], b[k]) for k in a) and log_a == log_b
+
+def test_two_processes_take_the_steps_of_one(work):
+    "gloo on the CPU, at equal global batch: same losses up to the order of sums."
+    from vap_diffusion.training import train
+    code = f"from vap_diffusion.training import train; train({str(work)!r}, steps=40, name='two', **{SMALL!r})"
+    launch = [sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '-m', 'vap_two']
+    Path(work/'vap_two.py').write_text(code)
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(work), *sys.path])))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((work/'models'/'two'/'train.json').read_text())['processes'] == 2
+    one = train(work, steps=40, name='one', **SMALL)
+    assert losses(work/'models'/'two') == pytest.approx(losses(one), abs=2e-4) and len(losses(one)) == 3
+
+def test_a_batch_in_pieces_takes_the_same_steps(work):
+    from vap_diffusion.training import train
+    assert losses(train(work, steps=40, name='pieces', accumulate=4, **SMALL)) == pytest.approx(losses(train(work, steps=40, name='one', **SMALL)), abs=2e-4)
+    with pytest.raises(ValueError, match='batch of 16 cannot be cut'): train(work, steps=4, name='odd', accumulate=3, **SMALL)
+
+@pytest.mark.parametrize('choice', [dict(weighting='min_snr'), dict(schedule='cosine'), dict(schedule='vp', prediction_type='epsilon', weighting='min_snr')])
+def test_objectives_and_schedules_train_and_sample(work, choice):
+    from vap_diffusion.pipeline import build_pipeline
+    from vap_diffusion.training import SCHEDULES, train
+    pipe = build_pipeline(train(work, steps=3, name='-'.join(choice.values()), **choice, **SMALL))
+    assert pipe.scheduler.config.beta_schedule == SCHEDULES[choice.get('schedule', 'sd')]['beta_schedule']
+    assert pipe.scheduler.config.prediction_type == choice.get('prediction_type', 'v_prediction')
+    assert pipe('nevus', num_inference_steps=2, output_type='np').images.shape == (1, 64, 64, 3)
+
+@pytest.mark.parametrize('wrong', [dict(schedule='sigmoid'), dict(weighting='p2'), dict(prediction_type='score')])
+def test_unknown_choices_are_refused(work, wrong):
+    from vap_diffusion.training import train
+    with pytest.raises(ValueError, match=f'{next(iter(wrong.values()))!r} is not known: choose one of'): train(work, steps=1, name='wrong', **wrong, **SMALL)
+    assert not (work/'models'/'wrong').exists()
+
+def test_divergence_names_step_checkpoint_and_cause(work):
+    from vap_diffusion.training import train
+    with pytest.raises(FloatingPointError, match=r'at step \d+ .*learning rate \(100\).*(step-\d+|no checkpoint yet)'): train(work, steps=200, name='wild', lr=100., warmup=1, save_every=0, **SMALL)
+
+def test_latents_that_are_not_finite_are_the_cause(tmp_path, work):
+    import shutil
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+    from vap_diffusion.training import train
+    shutil.copytree(work, tmp_path/'w', ignore=shutil.ignore_patterns('models'))
+    file = tmp_path/'w'/'features'/'moments.safetensors'
+    with safe_open(file, 'pt') as f: note = f.metadata()
+    moments = {k: v.clone() for k, v in load_file(file).items()}; moments['mean'][:] = float('nan'); save_file(moments, file, note)
+    with pytest.raises(FloatingPointError, match='cached latents hold numbers that are not finite.*encode'): train(tmp_path/'w', steps=3, **SMALL)
+
+def test_mirrored_images_have_mirrored_words(tmp_path):
+    from vap_diffusion.training import encode, load_features, mirrored
+    assert mirrored('Left of a bright light, lumen right.') == 'Right of a bright light, lumen left.'
+    w = folder_with_features(tmp_path, 40)
+    import shutil; shutil.rmtree(w/'features')
+    plain, n = encode(w, flips=True), len(load_features(w, 'val'))
+    train, val = load_features(w), load_features(w, 'val')
+    assert len(val) == n and len(train) == 2*32 and plain['flips']
+    half = len(train)//2; i = torch.arange(half)
+    assert torch.equal(train.labels[i], train.labels[i + half]) and not torch.equal(train.latents(i, torch.Generator()), train.latents(i + half, torch.Generator()))
+    from vap_diffusion.datasets import prepare
+    from vap_diffusion.vaps import describe_table
+    prepare('phantoms', tmp_path/'chest', tmp_path/'c', n=12, size=64, modality='chest_xray', progress=False); describe_table(tmp_path/'c', progress=False)
+    with pytest.raises(ValueError, match='mirrored chest X-ray'): encode(tmp_path/'c', flips=True)
