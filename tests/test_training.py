@@ -41,9 +41,9 @@ def test_two_processes_take_the_steps_of_one(work):
     "gloo on the CPU, at equal global batch: same losses up to the order of sums."
     from vap_diffusion.training import train
     code = f"from vap_diffusion.training import train; train({str(work)!r}, steps=40, name='two', **{SMALL!r})"
-    launch = [sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '-m', 'vap_two']
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'vap_two']                # what accelerate launch calls on one machine
     Path(work/'vap_two.py').write_text(code)
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(work), *sys.path])))
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', PYTHONPATH=os.pathsep.join([str(work), *sys.path])))
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((work/'models'/'two'/'train.json').read_text())['processes'] == 2
     one = train(work, steps=40, name='one', **SMALL)
