@@ -48,6 +48,8 @@ def test_tags_fit_the_line(modality):
         tags = set(r['tags'])
         assert r['tags'] == sorted(tags) and len(tags & STYLES) == 1, r
         assert ('no claim' in tags) == (not r['claims']), r
+        assert 'range' in tags or 'size' not in r['claims'], r
+        assert 'several colours' in tags or len(r['claims'].get('colour', [])) < 2, r
 
 @pytest.mark.parametrize('modality', MODALITIES)
 def test_texts_are_clean_and_name_nobody(modality):
