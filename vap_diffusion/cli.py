@@ -42,12 +42,38 @@ def prepare(
 
 # %% ../nbs/20_cli.ipynb #20a00051
 @app.command()
-def describe(out:Work, mllm:Annotated[str, Option(help='measure (from the pixels), hf:NAME_OR_PATH or openai:MODEL@URL')]='measure'):
+def describe(
+    out:Work,
+    mllm:Annotated[str, Option(help='measure (from the pixels), hf:NAME_OR_PATH or openai:MODEL@URL')]='measure',
+    prompts:Annotated[Optional[Path], Option(help='a prompt file (TOML) with the questions of another modality, or other questions')]=None,
+    steps:Annotated[str, Option(help='123: the whole strategy; 13: without thinking twice; 1: the first impression alone')]='123',
+    temperature:Annotated[float, Option(help='of sampling; 0: the likeliest words')]=0,
+    max_words:Annotated[int, Option(help='longer descriptions are cut at a sentence end')]=180,
+    concurrency:Annotated[Optional[int], Option(help='questions at once; by the model when not given')]=None,
+    shard:Annotated[str, Option(help='I/N: every N-th image from the I-th on, for N machines')]='1/1',
+    merge:Annotated[bool, Option('--merge', help='put the shards together')]=False,
+    retry:Annotated[bool, Option('--retry', help='ask again about images whose description failed')]=False,
+    yes:Annotated[bool, Option('--yes', help='do not ask before a run that may cost money')]=False,
+    seed:Seed=0,
+):
     "Images -> W/descriptions.jsonl: the three VAPS steps for each image; goes on where it stopped."
+    from vap_diffusion import vaps
     from vap_diffusion.datasets import load_table
-    from vap_diffusion.vaps import describe_table, make_mllm
     load_table(out)
-    words = describe_table(out, make_mllm(mllm))
+    if prompts: vaps.add_prompts(prompts)
+    if merge: words = vaps.merge_descriptions(out)
+    else:
+        i, _, n = shard.partition('/')
+        if not (i + n).isdecimal() or not n: raise ValueError(f'--shard {shard!r} is none: give I/N, such as 1/4')
+        if not steps.isdecimal(): raise ValueError(f'--steps {steps!r} are none: give 123, 13 or 1')
+        how = dict(steps=tuple(map(int, steps)), temperature=temperature, seed=seed, max_words=max_words, concurrency=concurrency, shard=(int(i), int(n)), retry=retry)
+        model = vaps.make_mllm(mllm)
+        if mllm.startswith('openai:') and not yes and (left := vaps.estimate(out, model, **how)) and left['images']:
+            typer.echo(f"{left['images']} images are left: about {left['requests']} requests, {left['tokens_in']} tokens in, {left['tokens_out']} tokens out")
+            typer.confirm('go on?', abort=True)
+        words = vaps.describe_table(out, model, **how)
+        if words is None: return typer.echo(f'{vaps.shard_path(out, how["shard"])} is complete; after the last shard: vap-diffusion describe {out} --merge')
+    words = words[words.t_mix != '']
     for label, rows in words.groupby('label'): typer.echo(f'{label}: {rows.t_mix.iloc[0]}')
     typer.echo(f'{len(words)} descriptions; next: vap-diffusion encode {out}')
 

@@ -1,0 +1,190 @@
+"""Describing at scale: flaws, prompt files, variants, threads, shards, locks, kills. Nothing is lost, asked twice or dropped in silence."""
+import errno, json, os, subprocess, sys, threading, time
+from pathlib import Path
+import numpy as np, pytest
+from vap_diffusion.datasets import prepare
+from vap_diffusion.phantoms import write_phantoms
+from vap_diffusion.vaps import (PROMPTS, MeasuringDescriber, VisualAttributePrompter, add_prompts, describe_table, estimate, flaw,
+                                load_descriptions, load_prompts, merge_descriptions, questions, shorten, user)
+from kills import Steady, check as kill_and_check
+
+class Scripted:
+    "Answers by a function of (question's number, attempt)."
+    name = 'scripted'
+    def __init__(self, answer): self.answer, self.asked = answer, []
+    def chat(self, messages, temperature=0., seed=None):
+        step = next(i for i in (1, 2, 3) for s in PROMPTS.values() if s.questions[i - 1] in messages[-1]['content'][-1]['text'])
+        self.asked.append((step, temperature, seed, len(messages)))
+        return self.answer(step, seed or 0)
+
+IMAGE = np.zeros((8, 8, 3), np.uint8)
+
+@pytest.fixture
+def work(tmp_path):
+    write_phantoms(tmp_path/'phantoms', 18, size=32, progress=False)
+    prepare('phantoms', tmp_path/'phantoms', tmp_path/'w', n=18, size=32, progress=False)
+    return tmp_path/'w'
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('text, reason', [
+    ('Oval pink lesion, a fifth of the image, soft border, smooth texture, centre; gray skin, normal light.', None), ('   ', 'empty'), ('...', 'empty'),
+    ('As an AI language model, I do not have eyes.', 'refusal'), ('I am not able to interpret medical images.', 'refusal'), ('It is brown; please consult a dermatologist.', 'refusal'),
+    ('La lésion est ronde et brune, avec un bord flou sur une peau claire.', 'another language'), ('Поражение круглое, коричневое.', 'another language'),
+    ('brown brown brown brown brown brown brown brown brown brown brown brown brown brown brown brown brown brown', 'loop'),
+    ('Consistent with basal cell carcinoma.', 'diagnosis (basal cell)'), ('Two nevi are seen in the picture.', 'diagnosis (nevi)'), ('The patient cannot be seen; the skin is pale.', None)])
+def test_flaws(text, reason): assert flaw(text, PROMPTS['dermoscopy'].diagnoses) == reason
+
+def test_the_describer_has_no_flaws():
+    "Every sentence that the embedded describer can write passes."
+    from vap_diffusion.phantoms import ATTRIBUTES, describe_attributes, draw_attributes, CLASSES
+    rng = np.random.default_rng(0)
+    for modality in ATTRIBUTES:
+        for label in CLASSES[modality]:
+            for _ in range(50): assert flaw(describe_attributes(modality, draw_attributes(label, rng)), PROMPTS[modality].diagnoses) is None
+
+def test_a_flaw_is_asked_again_with_another_seed_and_then_recorded():
+    model = Scripted(lambda step, seed: 'A round brown lesion.' if seed == 2 or step != 3 else 'It is a melanoma.')
+    said = VisualAttributePrompter(model).describe(IMAGE)
+    assert said['t_mix'] == 'A round brown lesion.' and 'failed' not in said
+    assert [a[1:3] for a in model.asked if a[0] == 3] == [(0., None), (.7, 1), (.7, 2)]
+    said = VisualAttributePrompter(Scripted(lambda step, seed: 'I am sorry.' if step == 1 else 'Round.'), tries=2).describe(IMAGE)
+    assert said['t_mix'] == '' and said['failed'].startswith('refusal: I am sorry')
+
+def test_steps_are_left_out():
+    for steps, asked in (((1,), [1]), ((1, 3), [1, 3]), ((1, 2, 3), [1, 2, 3])):
+        model = Scripted(lambda step, seed: f'answer {step}')
+        said = VisualAttributePrompter(model, steps=steps).describe(IMAGE)
+        assert sorted(a[0] for a in model.asked) == asked and said['t_mix'] == f'answer {asked[-1]}' and bool(said['t2']) == (2 in steps)
+        assert [a[3] for a in model.asked if a[0] == 3] == ([] if 3 not in steps else [5 if 2 in steps else 3])
+    with pytest.raises(ValueError, match='steps'): VisualAttributePrompter(model, steps=(3,))
+
+def test_question_2_without_an_answer_stops_the_run(work):
+    with pytest.raises(RuntimeError, match='Question 2 .empty'): describe_table(work, Scripted(lambda step, seed: '' if step == 2 else 'Round.'), progress=False)
+    assert len(describe_table(work, Scripted(lambda step, seed: 'Round.'), progress=False, steps=(1, 3))) == 18
+
+def test_temperature_needs_a_model_that_samples():
+    with pytest.raises(ValueError, match='measure'): VisualAttributePrompter(MeasuringDescriber(), temperature=1.)
+
+def test_long_answers_are_cut_and_counted(work):
+    long = 'The lesion is round and brown. It has a sharp border. ' + ', '.join(f'{a} {b} spot' for a in 'pale dark small large round oval thin thick'.split() for b in 'red pink tan brown black gray white blue'.split()) + '.'
+    with pytest.warns(UserWarning, match='18 answers were too long'): words = describe_table(work, Scripted(lambda step, seed: long), progress=False, max_words=40)
+    assert set(words.t_mix) == {'The lesion is round and brown. It has a sharp border.'} and set(words.shortened) == {str(len(long.split()))}
+    assert len(shorten('word ' * 50, 10).split()) == 10
+
+def test_failures_are_recorded_counted_and_asked_again_on_demand(work):
+    model = Scripted(lambda step, seed: 'I am sorry.' if step == 3 else 'Round.')
+    with pytest.warns(UserWarning, match='no usable answer about 18 images .refusal: 18'): words = describe_table(work, model, progress=False)
+    assert set(words.t_mix) == {''} and words.failed.str.startswith('refusal').all()
+    model.asked.clear(); describe_table(work, model, progress=False); assert not model.asked
+    model.answer = lambda step, seed: 'Round.'
+    assert set(describe_table(work, model, progress=False, retry=True).t_mix) == {'Round.'}
+
+# --- prompt files ----------------------------------------------------------------------------------------------------
+
+def test_a_modality_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr('vap_diffusion.vaps.PROMPTS', dict(PROMPTS))
+    file = tmp_path/'histology.toml'
+    file.write_text('modality = "histology"\nversion = "h-1"\nquestion_1 = "Describe."\nquestion_2 = "Think."\nquestion_3 = "Be short."\ndiagnoses = ["tumour"]\n')
+    assert add_prompts(file).diagnoses == ('tumour',) and questions('histology') == ('Describe.', 'Think.', 'Be short.')
+    with pytest.raises(ValueError, match='measuring describer answers the questions of PROMPTS only'): VisualAttributePrompter(MeasuringDescriber(), 'histology').describe(IMAGE)
+
+@pytest.mark.parametrize('text, says', [('modality = "x"', 'version, question_1'), ('modality: x', 'no TOML'), ('', 'modality'), ('modality = 3\nversion = "1"', 'modality')])
+def test_a_prompt_file_with_holes(tmp_path, text, says):
+    (tmp_path/'p.toml').write_text(text)
+    with pytest.raises(ValueError, match=says) as e: load_prompts(tmp_path/'p.toml')
+    assert 'p.toml' in str(e.value)
+    with pytest.raises(FileNotFoundError, match='nowhere'): load_prompts(tmp_path/'nowhere.toml')
+
+def test_shipped_prompts_name_their_sources():
+    for s in PROMPTS.values(): assert s.sources and s.diagnoses and all(len(q) > 60 for q in s.questions)
+    paper = PROMPTS['dermoscopy'].questions
+    assert paper[0].startswith('You are an AI visual assistant observing a skin lesion image.') and 'approximate proportion in the whole image' in paper[2]
+    for s in PROMPTS.values():                                               # the questions themselves name no diagnosis
+        for q in s.questions: assert flaw(q, s.diagnoses) is None, (s.modality, q)
+
+# --- many at once ----------------------------------------------------------------------------------------------------
+
+def lines(path): return sorted(path.read_text().splitlines())
+
+def test_threads_write_the_same_lines(work):
+    describe_table(work, Steady(), progress=False); one = lines(work/'descriptions.jsonl'); (work/'descriptions.jsonl').unlink()
+    model = Steady(.02, concurrency=6)
+    describe_table(work, model, progress=False)
+    assert lines(work/'descriptions.jsonl') == one and 2 <= model.most <= 6
+
+def test_a_server_that_dies_leaves_what_was_under_way(work):
+    "The answers that other threads were waiting for are written before the error is raised."
+    model = Steady(.05, concurrency=4, dies_at=20)
+    with pytest.raises(ConnectionError): describe_table(work, model, progress=False)
+    done = len(load_descriptions(work)); assert 0 < done < 18
+    answered = model.answered_last
+    assert done == len(answered), 'an answer was thrown away'
+    model = Steady(0, concurrency=4)
+    assert len(describe_table(work, model, progress=False)) == 18 and not answered & model.answered_last
+
+def test_batches(work):
+    class Batched(Steady):
+        batch_size, sizes = 5, []
+        def chat_many(self, chats): self.sizes.append(len(chats)); return [self.chat(c) for c in chats]
+    describe_table(work, Steady(), progress=False); one = lines(work/'descriptions.jsonl'); (work/'descriptions.jsonl').unlink()
+    describe_table(work, Batched(), progress=False)
+    assert lines(work/'descriptions.jsonl') == one and max(Batched.sizes) == 5
+
+def test_question_2_is_asked_once_for_all_runs(work):
+    def asked(**how):
+        model = Scripted(lambda step, seed: f'Answer {step}.'); describe_table(work, model, progress=False, **how)
+        return sum(a[0] == 2 for a in model.asked)
+    assert asked(shard=(1, 3)) == 3 and asked(shard=(2, 3)) == 0 and asked(shard=(3, 3)) == 0    # three modalities
+    assert len(merge_descriptions(work)) == 18
+
+def test_shards(work):
+    describe_table(work, progress=False); whole = lines(work/'descriptions.jsonl'); (work/'descriptions.jsonl').unlink()
+    describe_table(work, progress=False, shard=(1, 2))
+    with pytest.raises(FileNotFoundError, match='--merge'): load_descriptions(work)
+    with pytest.raises(ValueError, match='lacks shard 2 of 2'): merge_descriptions(work)
+    describe_table(work, progress=False, shard=(2, 2)); merge_descriptions(work)
+    assert lines(work/'descriptions.jsonl') == whole
+    second = work/'descriptions.2-of-2.jsonl'; second.write_text(''.join(second.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match='lack 1 images'): merge_descriptions(work)
+    second.write_text(''.join(json.dumps(json.loads(l) | dict(model='other')) + '\n' for l in second.read_text().splitlines()))
+    with pytest.raises(ValueError, match='different models'): merge_descriptions(work)
+    assert lines(work/'descriptions.jsonl') == whole
+    with pytest.raises(ValueError, match='3/2'): describe_table(work, progress=False, shard=(3, 2))
+
+def test_a_second_process_is_told(work):
+    from filelock import FileLock
+    with FileLock(f"{work/'descriptions.jsonl'}.lock"):
+        done = subprocess.run([sys.executable, '-m', 'vap_diffusion.cli', 'describe', str(work)], capture_output=True, text=True)
+    assert done.returncode == 1 and 'another process' in done.stderr and '--shard' in done.stderr and 'Traceback' not in done.stderr
+
+def test_a_full_disk(work, monkeypatch):
+    "ENOSPC in the middle of a line: the error comes out, and the next call mends the line."
+    import vap_diffusion.vaps as vaps
+    class Full:
+        def __init__(self, file): self.file, self.n = file, 0
+        def write(self, text):
+            self.n += 1
+            if self.n == 8: self.file.write(text[:30]); self.file.flush(); raise OSError(errno.ENOSPC, 'No space left on device')
+            return self.file.write(text)
+        def __getattr__(self, name): return getattr(self.file, name)
+        def __enter__(self): return self
+        def __exit__(self, *args): self.file.close()
+    describe_table(work, progress=False); whole = lines(work/'descriptions.jsonl'); (work/'descriptions.jsonl').unlink()
+    monkeypatch.setattr(vaps, 'open', lambda path, mode='r', **kw: Full(open(path, mode, **kw)) if mode == 'a' else open(path, mode, **kw), raising=False)
+    with pytest.raises(OSError, match='No space'): describe_table(work, progress=False)
+    monkeypatch.delattr(vaps, 'open')
+    assert len(load_descriptions(work)) == 7
+    describe_table(work, progress=False); assert lines(work/'descriptions.jsonl') == whole
+
+def test_estimate(work):
+    class Counted(Steady):
+        usage = (0, 0, 0)
+        def chat(self, messages):
+            self.usage = tuple(a + b for a, b in zip(self.usage, (1, 100, 10))); return super().chat(messages)
+    assert estimate(work, Counted()) == dict(images=10, requests=20, tokens_in=2375, tokens_out=238)   # 8 asked: 19 requests, 3 of them Question 2
+    assert len(load_descriptions(work)) == 8
+
+def test_kills(tmp_path):
+    "kill -9 at random moments; `python tests/kills.py` does it a hundred times for each engine."
+    for engine in ('threads', 'processes'): kill_and_check(tmp_path/engine, 3, engine, images=240 if engine == 'processes' else 90)
