@@ -16,10 +16,11 @@ __all__ = ['PROMPTS', 'REFUSALS', 'FUNCTION_WORDS', 'STEPS', 'SIDE', 'X', 'Y', '
            'merge_descriptions', 'estimate']
 
 # %% ../nbs/05_vaps.ipynb #622ca8da
-import base64, ctypes, inspect, io, json, os, re, signal, sys, tomllib, warnings
+import base64, ctypes, inspect, io, json, os, re, signal, sys, time, tomllib, warnings
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
+from threading import Lock
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -638,34 +639,48 @@ def with_pil(message:dict) -> dict:
     return message | dict(content=[part | dict(image=as_pil(part['image'])) if part['type'] == 'image' else part for part in message['content']])
 
 class TransformersMLLM:
-    "Any image-text-to-text model of transformers (LLaVA, Qwen-VL, SmolVLM, MedGemma, ...), answering greedily."
+    "Any image-text-to-text model of transformers (LLaVA, Qwen-VL, SmolVLM, MedGemma, ...). It answers batches."
     def __init__(
         self,
         name_or_path:str,          # a folder, or a repository on the hub
-        max_new_tokens:int=200,    # of one answer
+        max_new_tokens:int=256,    # of one answer
+        batch_size:int|None=None,  # chats at once; None: 8 on a GPU, 1 on a CPU
         device:str|None=None,      # None: cuda when it is there, else cpu
-        dtype='auto',              # 'auto': as the weights were saved
+        dtype='auto',              # 'auto': as the weights were saved, which is bfloat16 for most
+        device_map=None,           # 'auto' spreads a large model over all graphics cards
         **kwargs,                  # more for `from_pretrained`, such as revision
     ):
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
-        self.name, self.max_new_tokens = f'hf:{name_or_path}', max_new_tokens
+        device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+        self.name, self.max_new_tokens, self.batch_size, self.usage = f'hf:{name_or_path}', max_new_tokens, batch_size or (1 if device == 'cpu' else 8), (0, 0, 0)
         try:
             self.processor = AutoProcessor.from_pretrained(name_or_path, **kwargs)
-            self.model = AutoModelForImageTextToText.from_pretrained(name_or_path, dtype=dtype, **kwargs)
+            self.model = AutoModelForImageTextToText.from_pretrained(name_or_path, dtype=dtype, device_map=device_map, **kwargs)
         except Exception as e:                                               # each library below has its own
             reason = (str(e).strip() or type(e).__name__).splitlines()[0]
             raise ValueError(f'--mllm hf:{name_or_path} could not be loaded ({reason}): give the folder of an image-text-to-text model, or fetch one first with `hf download {name_or_path}`') from None
         if not getattr(self.processor, 'chat_template', None): raise ValueError(f'--mllm hf:{name_or_path} has no chat template: choose a model that is trained to follow instructions')
-        self.model = self.model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
+        words = self.processor.tokenizer
+        words.padding_side = 'left'                                          # all answers of a batch begin at the same place
+        if words.pad_token is None: words.pad_token = words.eos_token
+        self.model = (self.model if device_map else self.model.to(device)).eval()
 
-    def chat(self, messages:list[dict]) -> str:
-        "One answer."
+    def chat_many(self, chats:list[list[dict]], temperature:float=0., seed:int|None=None) -> list[str]:
+        "An answer for each chat; greedy at temperature 0, and then the same in any batch."
         import torch
-        inputs = self.processor.apply_chat_template([with_pil(m) for m in messages], tokenize=True, return_dict=True, return_tensors='pt', add_generation_prompt=True)
+        inputs = self.processor.apply_chat_template([[with_pil(m) for m in c] for c in chats], tokenize=True, return_dict=True, return_tensors='pt', add_generation_prompt=True, processor_kwargs=dict(padding=True))
         inputs = inputs.to(self.model.device, dtype=self.model.dtype)         # floats only; token ids stay integers
-        with torch.inference_mode(): tokens = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens) # 1 L
-        return self.processor.batch_decode(tokens[:, inputs['input_ids'].shape[1]:], skip_special_tokens=True)[0].strip()
+        with torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(seed or 0)
+            tokens = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, pad_token_id=self.processor.tokenizer.pad_token_id, **(dict(do_sample=True, temperature=temperature) if temperature else dict(do_sample=False))) # B L
+        new = tokens[:, inputs['input_ids'].shape[1]:]
+        self.usage = tuple(a + b for a, b in zip(self.usage, (len(chats), int(inputs['attention_mask'].sum()), int((new != self.processor.tokenizer.pad_token_id).sum()))))
+        return [a.strip() for a in self.processor.batch_decode(new, skip_special_tokens=True)]
+
+    def chat(self, messages:list[dict], temperature:float=0., seed:int|None=None) -> str:
+        "One answer."
+        return self.chat_many([messages], temperature, seed)[0]
 
 # %% ../nbs/05_vaps.ipynb #f4e5c98d
 def with_url(message:dict) -> dict:
@@ -682,29 +697,41 @@ class OpenAIMLLM:
         self,
         model:str,                 # as the server calls it
         url:str,                   # the server's base, such as http://localhost:8000/v1
-        max_tokens:int=200,        # of one answer
+        max_tokens:int=256,        # of one answer
         timeout:float=120,         # seconds for one answer
-        max_retries:int=4,         # of the client, which waits longer each time
+        max_retries:int=4,         # after a failure; each waits longer, or as long as the server's Retry-After says
+        concurrency:int=8,         # questions that may be under way at once
     ):
         from openai import OpenAI
-        self.name, self.model, self.url, self.max_tokens = f'openai:{model}@{url}', model, url, max_tokens
+        self.name, self.model, self.url, self.max_tokens, self.max_retries, self.concurrency = f'openai:{model}@{url}', model, url, max_tokens, max_retries, concurrency
         self.client = OpenAI(base_url=url, api_key=os.environ.get('OPENAI_API_KEY') or 'none', timeout=timeout, max_retries=max_retries) # one's own server asks for none
+        self.usage, self.lock = (0, 0, 0), Lock()
 
-    def chat(self, messages:list[dict]) -> str:
-        "One answer at temperature 0. Raises `ConnectionError`, `PermissionError` or `RuntimeError` with one line, in which the key never stands."
+    def chat(self, messages:list[dict], temperature:float=0., seed:int|None=None) -> str:
+        "One answer. Raises `ConnectionError`, `PermissionError` or `RuntimeError` with one line, in which the key never stands."
+        check, parts = 'check --mllm openai:MODEL@URL', [with_url(m) for m in messages]
+        for attempt in range(self.max_retries + 1):
+            answer = self.request(parts, temperature, seed or 0)              # the client has tried again what HTTP calls a failure
+            choices = getattr(answer, 'choices', None)
+            text = getattr(getattr(choices[0], 'message', None), 'content', None) if choices else None
+            if text is not None: break
+            if attempt < self.max_retries: time.sleep(min(.25*2**attempt, 8))
+        else: raise RuntimeError(f'{self.url} sends what is no chat answer, {self.max_retries} times tried again: {check}')
+        used = getattr(answer, 'usage', None)
+        with self.lock: self.usage = tuple(a + (b or 0) for a, b in zip(self.usage, (1, getattr(used, 'prompt_tokens', 0), getattr(used, 'completion_tokens', 0))))
+        return text.strip()
+
+    def request(self, messages, temperature, seed):
+        "What the server sends; None for a body that is no JSON."
         import openai
         on, check = 'the same command goes on where it stopped', 'check --mllm openai:MODEL@URL'
-        try: answer = self.client.chat.completions.create(model=self.model, messages=[with_url(m) for m in messages], max_tokens=self.max_tokens, temperature=0, seed=0)
+        try: return self.client.chat.completions.create(model=self.model, messages=messages, max_tokens=self.max_tokens, temperature=temperature, seed=seed)
         except openai.APITimeoutError: raise ConnectionError(f'{self.url} gave no answer within {self.client.timeout:g} s: see whether the server is busy; {on}') from None
         except openai.APIConnectionError: raise ConnectionError(f'{self.url} does not answer: start the server, or {check}; {on}') from None
         except (openai.AuthenticationError, openai.PermissionDeniedError) as e: raise PermissionError(f'{self.url} refuses the key (error {e.status_code}): set OPENAI_API_KEY to a valid one; {on}') from None
         except openai.NotFoundError: raise RuntimeError(f'{self.url} has no model {self.model!r} or no chat (error 404): {check}') from None
         except openai.APIStatusError as e: raise RuntimeError(f'{self.url} answers with error {e.status_code}, {self.client.max_retries} times tried again: see the log of the server; {on}') from None
-        except (openai.OpenAIError, ValueError) as e: raise RuntimeError(f'{self.url} sends what is no chat answer ({type(e).__name__}): {check}') from None
-        choices = getattr(answer, 'choices', None)
-        text = choices[0].message.content if choices else None
-        if text is None: raise RuntimeError(f'{self.url} sends an answer without text: {check}')
-        return text.strip()
+        except (openai.OpenAIError, ValueError): return None
 
 # %% ../nbs/05_vaps.ipynb #0a6fb4ea
 def make_mllm(

@@ -1,0 +1,136 @@
+"""Real back ends: tiny models of two families through transformers, `transformers serve`, and a server that fails in every way."""
+import json, os, shutil, subprocess, sys, time
+import numpy as np, pytest
+import tiny
+from test_vaps import KEY, Answers, message, work
+from vap_diffusion.vaps import OpenAIMLLM, TransformersMLLM, VisualAttributePrompter, describe_table, load_descriptions, user
+
+RNG = np.random.default_rng(0)
+IMAGES = [RNG.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((64, 64), (40, 90), (120, 50))]
+
+@pytest.fixture(scope='session', params=[tiny.qwen, tiny.smolvlm], ids=['qwen2.5-vl', 'smolvlm'])
+def model(request, tmp_path_factory): return TransformersMLLM(str(request.param(tmp_path_factory.mktemp('model'))), max_new_tokens=12, batch_size=3)
+
+def test_greedy_answers_do_not_depend_on_the_batch(model):
+    chats = [[user(f'Describe {"briefly " * i}what you see.', image)] for i, image in enumerate(IMAGES)] + [[user('What can such images show?')]]
+    model.usage = (0, 0, 0)
+    alone = [model.chat(c) for c in chats]
+    assert model.chat_many(chats[:3]) == alone[:3] and model.chat_many(chats[3:]) == alone[3:] and any(alone)
+    assert model.usage[0] == 8 and model.usage[1] > model.usage[2] > 0
+
+def test_the_image_is_seen(model):
+    "Logits of the first new token differ between images."
+    import torch
+    from vap_diffusion.vaps import with_pil
+    def logits(image):
+        inputs = model.processor.apply_chat_template([with_pil(user('Describe it.', image))], tokenize=True, return_dict=True, return_tensors='pt', add_generation_prompt=True)
+        with torch.inference_mode(): return model.model(**inputs).logits[0, -1]
+    assert not torch.allclose(logits(IMAGES[0]), logits(255 - IMAGES[0]))
+
+def test_sampling_depends_on_the_seed(model):
+    one, same, other = (model.chat([user('Describe.', IMAGES[0])], temperature=2., seed=s) for s in (1, 1, 2))
+    assert one == same != other
+
+def test_bfloat16(model, tmp_path):
+    import torch
+    half = TransformersMLLM(model.name[3:], max_new_tokens=4, dtype=torch.bfloat16)
+    assert half.model.dtype == torch.bfloat16 and isinstance(half.chat([user('Describe.', IMAGES[0])]), str)
+
+def test_a_table_is_described_in_batches(model, work):
+    "Random weights say nonsense: what counts is that each image gets a line, good or failed."
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        words = describe_table(work, model, progress=False, steps=(1, 3))
+    assert len(words) == 18 and ((words.t_mix != '') ^ (words.failed != '')).all()
+
+# --- a server that fails ---------------------------------------------------------------------------------------------
+
+GOOD = 'A round brown lesion.'
+FAULTS = {'malformed JSON': b'{"choices": [', 'no JSON': b'<html>busy</html>', 'an empty choice': b'{"choices": []}', 'no text': b'{"choices": [{"message": {"content": null}}]}', '429': 429, '500': 500, '503': 503}
+
+@pytest.mark.parametrize('fault', FAULTS)
+def test_one_fault_is_survived(fault):
+    with Answers(FAULTS[fault], GOOD) as server:
+        assert OpenAIMLLM('m', server.url).chat([user('hello')]) == GOOD and len(server.seen) == 2
+
+@pytest.mark.parametrize('fault', FAULTS)
+def test_a_fault_that_stays_ends_in_one_line(fault, monkeypatch):
+    monkeypatch.setenv('OPENAI_API_KEY', KEY)
+    with Answers(FAULTS[fault]) as server:
+        text = message((RuntimeError, ConnectionError), lambda: OpenAIMLLM('m', server.url, max_retries=1).chat([user('hello')]))
+        assert server.url in text and len(server.seen) == 2
+
+class Rude:
+    "A server on a plain socket: for each connection the next of `acts`, a function of the connection."
+    def __init__(self, *acts):
+        import socket, threading
+        self.acts, self.times, self.socket = list(acts), [], socket.create_server(('localhost', 0))
+        self.url = f'http://localhost:{self.socket.getsockname()[1]}/v1'
+        threading.Thread(target=self.serve, daemon=True).start()
+    def serve(self):
+        for act in self.acts:
+            try: c = self.socket.accept()[0]
+            except OSError: return
+            self.times.append(time.time())
+            got = b''
+            while b'\r\n\r\n' not in got: got += c.recv(65536)
+            head, body = got.split(b'\r\n\r\n', 1)
+            length = int(next(l for l in head.split(b'\r\n') if l.lower().startswith(b'content-length')).split(b':')[1])
+            while len(body) < length: body += c.recv(65536)
+            act(c); c.close()
+
+def reply(data, status='200 OK', length=None, more=''):
+    head = f'HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length or len(data)}\r\n{more}Connection: close\r\n\r\n'.encode()
+    return lambda c: c.sendall(head + data)
+
+FINE = json.dumps(dict(id='1', object='chat.completion', created=0, model='m', choices=[dict(index=0, finish_reason='stop', message=dict(role='assistant', content=GOOD))])).encode()
+
+def test_half_a_body_and_a_dropped_connection_and_silence():
+    server = Rude(reply(FINE[:40], length=len(FINE)), lambda c: None, lambda c: time.sleep(1), reply(FINE))
+    assert OpenAIMLLM('m', server.url, timeout=.5).chat([user('hello')]) == GOOD and not server.acts[4:] and len(server.times) == 4
+
+def test_retry_after_is_obeyed():
+    server = Rude(reply(b'{}', '429 Too Many Requests', more='Retry-After: 2\r\n'), reply(FINE))
+    assert OpenAIMLLM('m', server.url).chat([user('hello')]) == GOOD
+    assert 1.9 < server.times[1] - server.times[0] < 4
+
+def test_the_key_is_nowhere(work, monkeypatch, tmp_path, caplog):
+    "Not in a file, not in a log, not in a traceback, whatever the server says."
+    monkeypatch.setenv('OPENAI_API_KEY', KEY)
+    with Answers(*[GOOD]*12, 401) as server:
+        done = subprocess.run([sys.executable, '-m', 'vap_diffusion.cli', '--debug', 'describe', str(work), '--mllm', f'openai:m@{server.url}', '--yes'], capture_output=True, text=True, env=os.environ | dict(OPENAI_LOG='debug'))
+    assert done.returncode and server.seen[0]['key'] == f'Bearer {KEY}'
+    assert KEY not in done.stdout + done.stderr
+    assert not [p for p in work.rglob('*') if p.is_file() and KEY.encode() in p.read_bytes()]
+
+def test_many_are_under_way_at_once(work):
+    with Answers(GOOD, wait=.1) as server:
+        model = OpenAIMLLM('m', server.url, concurrency=6)
+        start = time.time(); describe_table(work, model, progress=False); seconds = time.time() - start
+    assert len(server.seen) == 39 and seconds < .1*39*.7 and model.usage[0] == 39
+
+# --- transformers serve ----------------------------------------------------------------------------------------------
+
+def test_transformers_serve(work, tmp_path):
+    "The real server of transformers with a tiny model, in a process of its own."
+    pytest.importorskip('fastapi', reason='transformers serve needs fastapi and uvicorn'); pytest.importorskip('uvicorn', reason='transformers serve needs fastapi and uvicorn')
+    import httpx, socket
+    with socket.socket() as s: s.bind(('localhost', 0)); port = s.getsockname()[1]
+    folder, log = tiny.qwen(tmp_path/'tiny-qwen'), open(tmp_path/'serve.log', 'w')
+    server = subprocess.Popen([shutil.which('transformers', path=os.path.dirname(sys.executable)), 'serve', '--host', 'localhost', '--port', str(port), '--device', 'cpu'], stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        for _ in range(240):
+            assert server.poll() is None, (tmp_path/'serve.log').read_text()[-2000:]
+            try: httpx.get(f'http://localhost:{port}/health', timeout=1); break
+            except httpx.HTTPError: time.sleep(.5)
+        model = OpenAIMLLM(str(folder), f'http://localhost:{port}/v1', max_tokens=8, concurrency=2, max_retries=1)
+        said = model.chat([user('Describe the image.', IMAGES[0])])
+        assert isinstance(said, str) and model.usage[0] == 1
+        assert said == model.chat([user('Describe the image.', IMAGES[0])])
+        import warnings
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore'); words = describe_table(work, model, progress=False, steps=(1,), limit=4)
+        assert len(words) == 4
+    except BaseException: print((tmp_path/'serve.log').read_text()[-3000:]); raise
+    finally: server.terminate(); server.wait(20); log.close()
