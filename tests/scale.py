@@ -1,0 +1,101 @@
+"""How `describe` does at scale: `python tests/scale.py` writes results/scale.json.
+
+- throughput: requests per second of `describe_table` against the same requests sent directly by as many threads, in turn, on a
+  stand-in HTTP server that takes a fixed time for an answer (median of the runs);
+- memory: resident size at the end of 1,000 and of 100,000 images, each in a process of its own."""
+import argparse, json, os, statistics, subprocess, sys, tempfile, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+import numpy as np
+import pandas as pd
+
+def serve(seconds, port_file):
+    "A server that waits, then answers; in a process of its own, as a real one is."
+    answer = json.dumps(dict(id='1', object='chat.completion', created=0, model='m', usage=dict(prompt_tokens=1, completion_tokens=1, total_tokens=2),
+                             choices=[dict(index=0, finish_reason='stop', message=dict(role='assistant', content='A round brown lesion with a soft border.'))])).encode()
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = 'HTTP/1.1'
+        def do_POST(self):
+            self.rfile.read(int(self.headers['Content-Length'])); time.sleep(seconds)
+            self.send_response(200); self.send_header('Content-Type', 'application/json'); self.send_header('Content-Length', str(len(answer))); self.end_headers(); self.wfile.write(answer)
+        def log_message(self, *args): pass
+    server = ThreadingHTTPServer(('localhost', 0), Handler)
+    Path(port_file).write_text(str(server.server_port))
+    server.serve_forever()
+
+def folder_of(root, n, size=64, distinct=200):
+    "A working folder of n rows over `distinct` images: a long table need not be a large one."
+    from vap_diffusion.datasets import load_table, prepare, write_table
+    from vap_diffusion.phantoms import write_phantoms
+    write_phantoms(root/'p', distinct, size=size, modalities=['dermoscopy'], progress=False)
+    prepare('phantoms', root/'p', root/'w', n=distinct, size=size, modality='dermoscopy', progress=False)
+    table = load_table(root/'w')
+    if n > distinct: # the same files under many names: ./x, ././x, ...
+        attrs, parts = table.attrs, []
+        for k in range(-(-n//distinct)): parts.append(table.assign(file_name='./'*k + table.file_name))
+        table = pd.concat(parts, ignore_index=True).head(n); table.attrs = attrs
+        write_table(table, root/'w')
+    return root/'w'
+
+def throughput(size, wait, concurrency, n, runs):
+    "(ours, direct) in requests per second, alternating."
+    from vap_diffusion.datasets import load_image, load_table
+    from vap_diffusion.vaps import OpenAIMLLM, describe_table, questions, user, assistant, centre_square
+    with tempfile.TemporaryDirectory() as root:
+        root = Path(root); w = folder_of(root, n, size, n)
+        process = subprocess.Popen([sys.executable, __file__, '--serve', str(wait), '--port-file', str(root/'port')])
+        try:
+            while not (root/'port').exists() or not (root/'port').read_text(): time.sleep(.05)
+            url, table = f"http://localhost:{(root/'port').read_text()}/v1", load_table(w)
+            q1, q2, q3 = questions('dermoscopy')
+            def direct(file):
+                "The two requests of an image, sent by the bare client."
+                image = centre_square(load_image(root/'p'/file))
+                t1 = model.chat([user(q1, image)]); model.chat([user(q1, image), assistant(t1), user(q2), assistant(t1), user(q3)])
+            ours, bare = [], []
+            for _ in range(runs):
+                model = OpenAIMLLM('m', url, concurrency=concurrency); model.chat([user('warm up')])
+                start = time.perf_counter()
+                with ThreadPoolExecutor(concurrency) as pool: list(pool.map(direct, table.file_name))
+                bare.append(2*n/(time.perf_counter() - start))
+                (w/'descriptions.jsonl').unlink(missing_ok=True)
+                start = time.perf_counter(); describe_table(w, model, progress=False); ours.append(2*n/(time.perf_counter() - start))
+        finally: process.terminate(); process.wait()
+    return statistics.median(ours), statistics.median(bare)
+
+def resident(n):
+    "Megabytes at the end of describing n images with an instant model, at its highest."
+    import resource
+    from vap_diffusion.vaps import describe_table
+    class Instant:
+        name, concurrency = 'instant', 8
+        def chat(self, messages): return f'A round brown lesion with a soft border, seen in {len(messages)} turns, on pale skin.'
+    with tempfile.TemporaryDirectory() as root:
+        w = folder_of(Path(root), n)
+        start = time.time(); words = describe_table(w, Instant(), progress=False); seconds = time.time() - start
+        assert len(words) == n and words.file_name.nunique() == n
+    return dict(images=n, peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024), images_per_second=round(n/seconds))
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('--images', type=int, default=300, help='of the throughput')
+    ap.add_argument('--many', type=int, default=100_000, help='images of the long table')
+    ap.add_argument('--runs', type=int, default=3)
+    ap.add_argument('--out', type=Path, default=Path('results/scale.json'))
+    ap.add_argument('--serve', type=float, help=argparse.SUPPRESS); ap.add_argument('--port-file', help=argparse.SUPPRESS); ap.add_argument('--resident', type=int, help=argparse.SUPPRESS)
+    a = ap.parse_args()
+    if a.serve is not None: return serve(a.serve, a.port_file)
+    if a.resident: return print(json.dumps(resident(a.resident)))
+    from vap_diffusion.quickstart import machine
+    start, found = time.time(), dict(throughput=[], memory=[])
+    for size in (64, 512):
+        ours, direct = throughput(size, .1, 8, a.images, a.runs)
+        found['throughput'].append(dict(pixels=size, seconds_per_answer=.1, concurrency=8, images=a.images, runs=a.runs, ours=round(ours, 1), direct=round(direct, 1), ratio=round(ours/direct, 3)))
+        print(found['throughput'][-1], flush=True)
+    for n in (1000, a.many):
+        found['memory'].append(json.loads(subprocess.run([sys.executable, __file__, '--resident', str(n)], capture_output=True, text=True, check=True).stdout))
+        print(found['memory'][-1], flush=True)
+    a.out.write_text(json.dumps(found | dict(command='python tests/scale.py', seconds=round(time.time() - start), **machine()), indent=1) + '\n')
+
+if __name__ == '__main__': main()
