@@ -181,7 +181,7 @@ def test_hf_towers(tmp_path, kind):
     folder = write_clip(tmp_path/'clip', text_cfg, bert)
     encoder = load_text_encoder(folder)
     states, mask = encoder.encode(TEXTS[:2])
-    model = open_clip.create_model(f'local-dir:{folder}', require_pretrained=True, text_cfg=text_cfg | dict(hf_model_name=str(bert)))
+    model = open_clip.create_model(f'local-dir:{folder}', require_pretrained=True, text_cfg=text_cfg | dict(hf_model_name=str(bert), hf_model_pretrained=False))
     ids = open_clip.tokenizer.HFTokenizer(str(bert), context_length=32)(TEXTS[:2])
     with torch.no_grad(): theirs = model.eval().text.transformer(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
     torch.testing.assert_close(states[mask], theirs[:, :mask.shape[1]][mask])
