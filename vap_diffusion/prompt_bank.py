@@ -396,14 +396,15 @@ def draw_bank(
     if table.isna().any(axis=None): raise ValueError(f'the bank has classes of several modalities ({", ".join(table)}): draw those of one, PromptBank({{c: bank.prompts[c] for c in ...}})')
     names, ends = list(dict.fromkeys(table.index.get_level_values(0))), extremes(bank, 1, encoder)
     rows = -(-len(names)//4)
-    fig, axes = plt.subplots(rows + 1, 4, figsize=(12, rows*(1.3 + .16*table.shape[1]) + .42*len(ends) + .4), height_ratios=[1.3 + .16*table.shape[1]]*rows + [.42*len(ends) + .3], layout='constrained')
+    heights = [1.3 + .16*table.shape[1]]*rows + [.34*len(ends) + .2]                                      # inches
+    fig, axes = plt.subplots(rows + 1, 4, figsize=(12, sum(heights)), height_ratios=heights, layout='constrained')
     for ax, name in zip(axes.flat, names):
         part = table.loc[name].loc[lambda t: t.sum(axis=1) > 0]
         part.T.iloc[::-1].plot.barh(stacked=True, ax=ax, colormap='viridis', width=.75); ax.set_title(name, fontsize=9); ax.tick_params(labelsize=7); ax.set_xlim(0, 1)
-        ax.legend(fontsize=6, ncol=4, loc='upper center', bbox_to_anchor=(.5, -.12), frameon=False, handlelength=1, columnspacing=.8)
+        ax.legend(fontsize=6, ncol=3, loc='upper center', bbox_to_anchor=(.5, -.12), frameon=False, handlelength=1, columnspacing=.8)
     for ax in axes.flat[len(names):]: ax.axis('off')
     lines = [f'{r.label}, {r.kind} ({r.distance:.2f}): {textwrap.shorten(r.prompt, 170, placeholder=" ...")}' for r in ends.itertuples()]
-    axes[-1, 0].text(0, 1, '\n'.join(textwrap.fill(l, 150, subsequent_indent='      ') for l in lines), fontsize=8, va='top', transform=axes[-1, 0].transAxes)
+    axes[-1, 0].text(-.2, 1, '\n'.join(textwrap.fill(l, 170, subsequent_indent='      ') for l in lines), fontsize=8, va='top', transform=axes[-1, 0].transAxes).set_in_layout(False)
     return fig
 
 # %% ../nbs/08_prompt_bank.ipynb #08b0c022
@@ -438,16 +439,16 @@ def bank_report(
     encoder:TextEncoder|None=None, # tells which prompts are too long for it
 )->pd.DataFrame: # one row for each class
     """How varied a bank is, and what it gives away. Columns: `prompts`; `different`; `effective`, exp of the entropy; the share that `names its class`, and the share of the
-    *other* classes' prompts that name it, too (`others name it`; a word that all use tells nothing); `names a diagnosis`, any of `DIAGNOSES`; `failed`, the share of images without a
-    usable description; `too long`, the share that the encoder would cut (NaN without one)."""
-    every = names_pattern([n for c in (*DIAGNOSES, *bank.labels) for n in class_names(c)])
+    prompts of the *other* class that names it most (`another names it`; words that all use tell nothing); `names a diagnosis`, any of `DIAGNOSES`; `failed`, the share of images without
+    a usable description; `too long`, the share that the encoder would cut (NaN without one)."""
+    every = names_pattern([n for c in DIAGNOSES for n in class_names(c)])
     share = lambda pattern, counts: sum(n for p, n in counts.items() if pattern.search(p))/sum(counts.values()) if counts else np.nan
     rows = {}
     for label, counts in bank.prompts.items():
         n, own = sum(counts.values()), names_pattern(class_names(label))
         p = np.array(list(counts.values()), float)/max(n, 1)
-        others = sum((Counter(ps) for c, ps in bank.prompts.items() if c != label), Counter())
+        others = [share(own, ps) for c, ps in bank.prompts.items() if c != label and ps]
         long = sum(k for t, k in counts.items() if encoder.fit(t)[1].strip(' .,;'))/n if encoder is not None and n else np.nan
-        rows[label] = {'prompts': n, 'different': len(counts), 'effective': float(np.exp(-(p*np.log(p)).sum())) if n else 0., 'names its class': share(own, counts), 'others name it': share(own, others),
+        rows[label] = {'prompts': n, 'different': len(counts), 'effective': float(np.exp(-(p*np.log(p)).sum())) if n else 0., 'names its class': share(own, counts), 'another names it': max(others, default=np.nan),
                        'names a diagnosis': share(every, counts), 'failed': bank.failed.get(label, 0)/max(n + bank.failed.get(label, 0), 1), 'too long': long}
     return pd.DataFrame(rows).T.astype({'prompts': int, 'different': int})
