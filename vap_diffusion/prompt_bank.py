@@ -11,7 +11,7 @@ __all__ = ['STOP', 'DIAGNOSES', 'GENERIC', 'parse_prompts', 'possible', 'mix_att
 import csv, difflib, io, json, re, warnings
 from bisect import bisect_right
 from collections import Counter
-from itertools import accumulate, combinations
+from itertools import accumulate, combinations, takewhile
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from .phantoms import ATTRIBUTES, CLASSES, MODALITIES, TOGETHER, describe_attributes
@@ -25,8 +25,8 @@ def parse_prompts(
 )->tuple[str, list[dict]]|None: # modality and attributes of each prompt; None when one does not read back word for word
     "Read prompts that follow the sentence template into attributes."
     for modality in MODALITIES:
-        attributes = [_read(p, modality) for p in prompts]
-        if all(attributes): return modality, attributes
+        attributes = list(takewhile(bool, (_read(p, modality) for p in prompts)))
+        if len(attributes) == len(prompts): return modality, attributes
     return None
 
 def _read(prompt, modality):
