@@ -137,7 +137,7 @@ def test_all_256_tokens(made):
 NATIVE = dict(context_length=48, width=32, heads=2, layers=2)
 SIGLIP = NATIVE | dict(vocab_size=100, hf_tokenizer_name='tokenizer', no_causal_mask=True, proj_bias=True, pool_type='last', norm_kwargs=dict(eps=1e-6),
                        act_kwargs=dict(approximate='tanh'), mlp_ratio=3.0, tokenizer_kwargs=dict(clean='canonicalize'))
-TOWERS = dict(clip=(NATIVE, dict(quick_gelu=True)), mobileclip=(NATIVE | dict(no_causal_mask=True), {}), siglip=(SIGLIP, {}),
+TOWERS = dict(clip=(NATIVE, dict(quick_gelu=True)), canonical=(NATIVE | dict(tokenizer_kwargs=dict(clean='canonicalize')), {}), mobileclip=(NATIVE | dict(no_causal_mask=True), {}), siglip=(SIGLIP, {}),
               clipa=(SIGLIP | dict(tokenizer_kwargs=dict(strip_sep_token=True), act_kwargs=None), {}), qknorm=(NATIVE | dict(qk_norm=True, scale_attn=True), {}))
 
 @pytest.mark.parametrize('kind', TOWERS)
@@ -216,18 +216,21 @@ def test_by_name(tiny_name, tmp_path, monkeypatch):
 
 # --- what is broken --------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('kind', ['no weights', 'torn weights', 'other weights', 'no json', 'no model_cfg', 'strange tokenizer'])
+@pytest.mark.parametrize('kind', ['no weights', 'torn weights', 'garbage', 'other weights', 'no json', 'no model_cfg', 'strange tokenizer', 'capitals'])
 def test_broken_folders(made, tmp_path, kind):
     clip = shutil.copytree(made, tmp_path/'BiomedCLIP'); shutil.copytree(made.parent/Path(BERT).name, tmp_path/Path(BERT).name)
     weights, config = clip/'open_clip_pytorch_model.bin', json.loads((clip/'open_clip_config.json').read_text())
     if kind == 'no weights': weights.unlink()
     if kind == 'torn weights': weights.write_bytes(weights.read_bytes()[:5000])
+    if kind == 'garbage': weights.write_bytes(b'garbage'*99)
     if kind == 'other weights': torch.save(dict(a=torch.zeros(1)), weights)
     if kind == 'no json': write(clip/'open_clip_config.json', '{"model_cfg"')
     if kind == 'no model_cfg': write(clip/'open_clip_config.json', {})
     if kind == 'strange tokenizer': config['model_cfg']['text_cfg']['tokenizer_mode'] = 'clips'; write(clip/'open_clip_config.json', config)
+    if kind == 'capitals':
+        clip = write_clip(tmp_path/'capitals', NATIVE | dict(tokenizer_kwargs=dict(clean='whitespace')), custom_text=True)
     text = message(ValueError, lambda: load_text_encoder(clip))
-    assert str(clip) in text and ('clips' in text if kind == 'strange tokenizer' else 'fetch the folder again' in text), text
+    assert str(clip) in text and (dict([('strange tokenizer', 'clips'), ('capitals', 'capitals')])[kind] in text if kind in ('strange tokenizer', 'capitals') else 'fetch the folder again' in text), text
 
 def test_the_course_encoder_is_the_shipped_one():
     "Features and models that were made with it depend on this number."

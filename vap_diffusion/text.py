@@ -275,7 +275,9 @@ def tokenizer_of(
     options = {k: v for k, v in (text.get('tokenizer_kwargs') or {}).items() if v}
     if text.get('tokenizer_mode') or options.keys() - {'clean', 'strip_sep_token'}:
         raise ValueError(f"its tokenizer has {text.get('tokenizer_mode') or ', '.join(options)}, which is not known here; choose another open_clip model")
-    if not text.get('hf_tokenizer_name'): return clip_tokenizer(), {'clean': 'lower', 'pad_id': 0} | options
+    if not text.get('hf_tokenizer_name'):
+        if options.get('clean', 'lower') not in ('lower', 'canonicalize'): raise ValueError(f"its tokenizer cleans texts by {options['clean']!r} and keeps capitals, which is not known here; choose another open_clip model")
+        return clip_tokenizer(), {'clean': 'lower', 'pad_id': 0} | options
     held = [p for p in places if any((p/f).exists() for f in TOKENIZER_FILES)]
     return AutoTokenizer.from_pretrained(str(held[0] if held else hub_folder(text['hf_tokenizer_name'], TOKENIZER_FILES, weights=False))), options
 
