@@ -181,6 +181,10 @@ def test_planted_names_come_back(rate):
     report = bank_report(PromptBank.from_descriptions(table.assign(t_mix=named), split=None))
     assert report['names its class'].melanoma == report['names a diagnosis'].melanoma == report['another names it'].max() + planted == planted
 
+def test_words_that_all_use_tell_nothing():
+    report = bank_report(PromptBank({'clear lungs': ['Clear lungs.', 'hazy'], 'mass': ['clear lungs', 'clear lungs', 'clear', 'lungs'], 'effusion': ['hazy']}))
+    assert report['names its class'].tolist() == [.5, 0, 0] and report['another names it'].tolist() == [.5, 0, 0] and report['names a diagnosis'].tolist() == [0, 0, 0]
+
 def test_the_list_of_diagnoses():
     for label in DIAGNOSES: assert class_names(label), label
     for label, said, not_said in (('MEL', 'A melanoma.', 'A melody.'), ('NV', 'Two nevi', 'an even border'), ('AKIEC', "Bowen's disease", 'bow'), ('BKL', 'seborrheic-keratosis', 'a kernel'),
