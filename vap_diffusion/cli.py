@@ -82,7 +82,7 @@ def describe(
 def encode(
     out:Work,
     autoencoder:Annotated[str, Option(help='course, a folder, or a hub name such as stabilityai/sd-vae-ft-ema')]='course',
-    text_encoder:Annotated[str, Option(help='course, biomedclip, a folder, or hf-hub:OWNER/NAME')]='course',
+    text_encoder:Annotated[str, Option(help='course, biomedclip, a folder, hf-hub:OWNER/NAME, or open_clip:NAME@TAG')]='course',
     size:Annotated[int, Option(help='pixels of a side')]=64,
     adapt_minutes:Annotated[float, Option(help='train the autoencoder further on these images')]=0,
     flips:Annotated[bool, Option('--flips', help='also the mirrored training images, left and right exchanged in their descriptions')]=False,
@@ -128,7 +128,7 @@ def sample(
     n:Annotated[int, Option(help='how many images')]=16,
     label:Annotated[Optional[str], Option(help='class of all images')]=None,
     prompt:Annotated[Optional[str], Option(help='description for all images; drawn from the prompt bank when not given')]=None,
-    prompts:Annotated[str, Option(help='bank, own (of the images of --like) or unseen')]='bank',
+    prompts:Annotated[str, Option(help='bank, own (of the images of --like), unseen (recombined), heldout (of images not trained on), or the FILE of a bank')]='bank',
     like:Annotated[Optional[Path], Option(help='a working folder whose class frequencies are kept')]=None,
     split:Annotated[str, Option(help='which images of --like')]='test',
     steps:Annotated[int, Option(help='network evaluations of the sampler')]=20,

@@ -58,8 +58,9 @@ def sample_both(pipes, folder, out, n, seed, split, prompts, guidance_scale, pro
     sets = {'class': Path(folder)/f'{split}-class'}
     sample(pipes['class'], sets['class'], n, like=out, split=split, seed=seed, guidance_scale=guidance_scale, progress=progress)
     for kind in prompts:
-        name = 'class+text' if kind == prompts[0] else f'class+text ({kind})'
-        sets[name] = Path(folder)/f'{split}-text-{kind}'
+        short = Path(kind).stem.replace('-', '_')                                                  # of a file its name
+        name = 'class+text' if kind == prompts[0] else f'class+text ({short})'
+        sets[name] = Path(folder)/f'{split}-text-{short}'
         sample(pipes['class+text'], sets[name], n, like=out, split=split, prompts=kind, seed=seed, guidance_scale=guidance_scale, progress=progress)
     return sets
 
