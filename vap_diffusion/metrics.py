@@ -69,33 +69,33 @@ def squared_distances(
 def knn_radii(
     x:Tensor, # N F
     k:int=3, # which neighbour, the point itself not counted
-    chunk:int=1024, # rows and columns held at once
+    chunk:int=512, # rows and columns held at once
     spare:int=8, # further neighbours kept until the differences decide
 ) -> Tensor: # N float64
     """Distance from each row to its k-th nearest other row; chunk by chunk with a running top-k, never N x N.
 
     Who is near is found by matrix products, how near by differences. Infinite where there are no k other rows.
     """
-    shift, radii = x[:chunk].double().mean(0), []
-    for i, rows in enumerate(x.split(chunk)):
+    shift, radii = x[:chunk].double().mean(0), x.new_empty(len(x), dtype=torch.float64)
+    for i, (out, rows) in enumerate(zip(radii.split(chunk), x.split(chunk))):
         near = x.new_full((len(rows), k + spare), math.inf, dtype=torch.float64)            # n k+s, squared
         who = torch.zeros_like(near, dtype=torch.long)
         for j, columns in enumerate(x.split(chunk)):
-            d, _ = squared_distances(rows.double() - shift, columns.double() - shift)       # n m
+            d, _ = squared_distances(rows - shift, columns - shift)                         # n m
             if i == j: d.fill_diagonal_(math.inf)
             index = torch.arange(j * chunk, j * chunk + len(columns), device=x.device).expand(len(rows), -1)
             near, order = torch.cat([near, d], 1).topk(k + spare, dim=1, largest=False)     # n k+s
             who = torch.cat([who, index], 1).gather(1, order)
-        for some, at, d in zip(rows.split(32), who.split(32), near.split(32)):
+        for r, some, at, d in zip(out.split(32), rows.split(32), who.split(32), near.split(32)):
             exact = distances(some[:, None], x[at])[:, 0].masked_fill(d.isinf(), math.inf)  # 32 k+s
-            radii.append(exact.kthvalue(k, dim=1).values)
-    return torch.cat(radii)
+            r.copy_(exact.kthvalue(k, dim=1).values)
+    return radii
 
 def ball_counts(
     points:Tensor, # M F
     centres:Tensor, # N F
     radii:Tensor, # N
-    chunk:int=1024, # rows and columns held at once
+    chunk:int=512, # rows and columns held at once
     strict:bool=False, # is a point on the edge outside (<) or inside (<=)?
 ) -> tuple[Tensor, Tensor]: # M, N int64
     """In how many balls each point lies, and how many points each ball holds.
@@ -106,7 +106,7 @@ def ball_counts(
     of_point, of_ball = (torch.zeros(len(x), dtype=torch.long, device=points.device) for x in (points, centres))
     for p, rows in zip(of_point.split(chunk), points.split(chunk)):
         for b, columns, r in zip(of_ball.split(chunk), centres.split(chunk), radii.split(chunk)):
-            d, error = squared_distances(rows.double() - shift, columns.double() - shift)   # n m
+            d, error = squared_distances(rows - shift, columns - shift)                     # n m
             d -= r.double().square()
             hit = d < 0
             i, j = (d.abs() <= error).nonzero(as_tuple=True)
@@ -119,7 +119,7 @@ def inside(
     points:Tensor, # M F
     centres:Tensor, # N F
     radii:Tensor, # N
-    chunk:int=1024, # rows and columns held at once
+    chunk:int=512, # rows and columns held at once
     strict:bool=False, # < instead of <=
 ) -> Tensor: # M bool
     """Is each point within the radius (<=) of at least one centre? Kynkaanniemi 2019, Eq. 1."""
@@ -136,7 +136,7 @@ class ManifoldMetric(Metric):
         self,
         feature:nn.Module|None=None, # images -> N F; None: what `update` gets is features already
         k:int=3, # which neighbour sets the radius, the point itself not counted
-        chunk:int=1024, # rows and columns of the distance matrix held at once
+        chunk:int=512, # rows and columns of the distance matrix held at once
         strict:bool=False, # a point on the edge of a ball: outside (<) or inside (<=)?
         **kwargs, # torchmetrics' own, such as `dist_sync_on_step`
     ):
@@ -182,7 +182,7 @@ class DensityCoverage(ManifoldMetric):
     density: real balls around a fake point, mean, divided by k, about 1 for equal distributions and not bounded by it; coverage:
     share of real balls that hold a fake point. `strict=True` is `<` as in the authors' code. ValueError when a side has no more than k points.
     """
-    def __init__(self, feature:nn.Module|None=None, k:int=5, chunk:int=1024, strict:bool=False, **kwargs): super().__init__(feature, k, chunk, strict, **kwargs)
+    def __init__(self, feature:nn.Module|None=None, k:int=5, chunk:int=512, strict:bool=False, **kwargs): super().__init__(feature, k, chunk, strict, **kwargs)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Density (0 or more) and coverage in [0, 1]."""
