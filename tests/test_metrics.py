@@ -45,10 +45,10 @@ def test_metrics_merge_across_processes(tmp_path):
 
 @pytest.mark.parametrize('name', METRICS)
 def test_metrics_merge_by_state(name):
-    one, two = filled(name, slice(0, 50)), filled(name, slice(50, 90))
-    assert not torch.equal(figures(one), figures(filled(name)))         # a part alone gives another figure
+    one, two, whole = filled(name, slice(0, 50)), filled(name, slice(50, 90)), figures(filled(name))
     one.merge_state(two)
-    torch.testing.assert_close(figures(one), figures(filled(name)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(figures(one), whole, rtol=1e-5, atol=1e-6)
+    if name != 'kid': assert not torch.allclose(figures(two), whole, rtol=1e-3)     # a part alone gives another figure (KID: too few for its subset)
 
 # --- equal to what was published -------------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ def test_torch_fidelity_gives_the_same():
 def test_memory_does_not_grow_with_the_distance_matrix():
     "Peak resident memory in a process of its own, small; results/metrics_memory.json has 20 000 x 20 000 x 2048."
     if not Path('/proc/self/clear_refs').exists(): pytest.skip('peak memory is read from Linux /proc')
-    found = bench_metrics.memory(9000, 16, ('ours', 'dense64'))
+    found = bench_metrics.memory(6000, 16, ('ours', 'dense64'))
     assert found['ours']['working'] < 0.25*found['dense64']['working'], found
     np.testing.assert_allclose([found['ours'][k] for k in ('precision', 'recall')], [found['dense64'][k] for k in ('precision', 'recall')], atol=2e-3)
 
@@ -149,7 +149,7 @@ def test_inception_from_a_file(tmp_path):
     net, images = load_features(f'inception:{file}'), torch.randint(0, 256, (12, 3, 64, 64), dtype=torch.uint8)
     features = net(images)
     assert features.shape == (12, 2048) and net.logits(features).shape == (12, 1008)
-    with pytest.warns(UserWarning, match='not above the 2048 features'): result = evaluate(images, images, net, n=4)
+    with pytest.warns(UserWarning, match='not above the 2048 features'): result = evaluate(images, images, net, n=4, splits=1)
     assert result['features'] == features_name(net) and result['features'].startswith('InceptionFeatures-')
     torch.save({'a': torch.zeros(2)}, tmp_path/'other.pth')
     with pytest.raises(ValueError, match="other.pth' does not hold torch-fidelity's Inception-v3 weights"): load_features(f"inception:{tmp_path/'other.pth'}")
