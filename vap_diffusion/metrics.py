@@ -642,6 +642,8 @@ def evaluate(
     if len(real) <= net.num_features:
         warnings.warn(f'n = {len(real)} is not above the {net.num_features} features: the covariances are singular and FID is mostly bias; '
                       f'compare only with fid_floor, or give n > {net.num_features}')
+    if infinite and len(real) < 2 * net.num_features:
+        warnings.warn(f'n = {len(real)} is below twice the {net.num_features} features: the line to infinity is bent there, and fid_infinity keeps much of the bias')
     real, fake, other = (extract(net, x) for x in (real, fake, other))                      # n F
     scores, floors, device = compare(real, fake, k, seed), compare(real, other, k, seed), next(net.parameters()).device
     result = {key: value for name in scores for key, value in ((name, scores[name]), (f'{name}_floor', floors[name]))}
