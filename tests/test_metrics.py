@@ -1,29 +1,136 @@
-"""What would bore a reader of chapter 13: processes that merge, Inception's file, faults of the command."""
+"""What would bore a reader of chapter 13: processes that merge, published definitions, memory, files of other networks, faults of the command."""
 import json, subprocess, sys
+from pathlib import Path
 from unittest import mock
+import numpy as np
 import pytest, torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import bench_metrics
 
 def points(seed, n=90): return torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
 
+METRICS = ('precision_recall', 'density_coverage', 'fid', 'kid', 'is')
+
+def filled(name, rows=slice(None), **kw):
+    "A metric that has seen these rows of two known sets, in uneven batches."
+    from torch import nn
+    from torchmetrics.image.inception import InceptionScore
+    from vap_diffusion.metrics import DensityCoverage, FrechetInceptionDistance, Given, ImprovedPrecisionRecall, KernelInceptionDistance
+    make = dict(precision_recall=ImprovedPrecisionRecall, density_coverage=DensityCoverage, fid=lambda **k: FrechetInceptionDistance(Given(6), **k),
+                kid=lambda **k: KernelInceptionDistance(Given(6), subset_size=90, subsets=1, **k), **{'is': lambda **k: InceptionScore(nn.Identity(), splits=1, **k)})
+    metric, sets = make[name](**kw), (points(0)[rows], 0.8*points(1)[rows] + 0.3)
+    for part in sets[1].split(17):
+        if name == 'is': metric.update(part)
+        else: metric.update(part, real=False)
+    if name != 'is': metric.update(sets[0], real=True)
+    return metric
+
+def figures(metric):
+    value = metric.compute()
+    return torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in (value if isinstance(value, tuple) else (value,))]).nan_to_num()   # one subset, one split: no deviation
+
 def share(rank, folder):
-    "One of two processes: sees its part only, and must compute the figure of the whole."
-    from vap_diffusion.metrics import ImprovedPrecisionRecall
+    "One of two processes: sees its part only, and must compute the figures of the whole."
     dist.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
-    metric, rows = ImprovedPrecisionRecall(), slice(0, 50) if rank == 0 else slice(50, 90)
-    metric.update(points(0)[rows], real=True)
-    metric.update(points(1)[rows], real=False)
-    torch.save(metric.compute(), f'{folder}/{rank}.pt')
+    rows = slice(0, 50) if rank == 0 else slice(50, 90)
+    torch.save({name: figures(filled(name, rows)) for name in METRICS}, f'{folder}/{rank}.pt')
     dist.destroy_process_group()
 
-def test_precision_and_recall_merge_across_processes(tmp_path):
-    from vap_diffusion.metrics import ImprovedPrecisionRecall
+def test_metrics_merge_across_processes(tmp_path):
     mp.spawn(share, (str(tmp_path),), nprocs=2)
-    whole = ImprovedPrecisionRecall()
-    whole.update(points(0), real=True)
-    whole.update(points(1), real=False)
-    for rank in range(2): torch.testing.assert_close(torch.load(tmp_path/f'{rank}.pt'), whole.compute())
+    for rank in range(2):
+        found = torch.load(tmp_path/f'{rank}.pt')
+        for name in METRICS: torch.testing.assert_close(found[name], figures(filled(name)), rtol=1e-5, atol=1e-6, msg=lambda m: f'{name}: {m}')
+
+@pytest.mark.parametrize('name', METRICS)
+def test_metrics_merge_by_state(name):
+    one, two, whole = filled(name, slice(0, 50)), filled(name, slice(50, 90)), figures(filled(name))
+    one.merge_state(two)
+    torch.testing.assert_close(figures(one), whole, rtol=1e-5, atol=1e-6)
+    if name != 'kid': assert not torch.allclose(figures(two), whole, rtol=1e-3)     # a part alone gives another figure (KID: too few for its subset)
+
+# --- equal to what was published -------------------------------------------------------------------------------------
+
+def published(real, fake, k, strict):
+    "The four definitions, dense: Kynkaanniemi 2019, Eq. 1 and 2; Naeem 2020, Eq. 3 and 4. Distances by differences in numpy."
+    distance = lambda a, b: np.sqrt(((a[:, None] - b[None])**2).sum(-1))
+    within = np.less if strict else np.less_equal
+    radius = lambda x: np.sort(distance(x, x), 1)[:, k]                 # column 0 is the point itself
+    in_real, in_fake = within(distance(real, fake), radius(real)[:, None]), within(distance(fake, real), radius(fake)[:, None])   # N M, M N
+    return in_real.any(0).mean(), in_fake.any(0).mean(), in_real.sum()/(k*len(fake)), in_real.any(1).mean()
+
+def cloud(kind, n, seed):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 5, generator=g)
+    return {'smooth': x + 0.2*seed, 'far from 0': x + 1000, 'grid': (2*x).round(), 'copies': x[:4].repeat(n//4 + 1, 1)[:n], 'one point': torch.ones(n, 5)}[kind]
+
+@pytest.mark.parametrize('strict', (False, True))
+@pytest.mark.parametrize('k', (1, 3, 5))
+@pytest.mark.parametrize('kinds', (('smooth', 'smooth'), ('far from 0', 'far from 0'), ('grid', 'grid'), ('grid', 'copies'), ('copies', 'smooth'), ('one point', 'one point')))
+def test_published_definitions(kinds, k, strict):
+    "On ties, copies and clouds far from 0, too: there a matrix product alone decides wrongly. Chunks that do not divide the sets."
+    from vap_diffusion.metrics import DensityCoverage, ImprovedPrecisionRecall
+    real, fake = cloud(kinds[0], 70, 0), cloud(kinds[1], 90, 1)
+    found = []
+    for metric in (ImprovedPrecisionRecall(k=k, chunk=32, strict=strict), DensityCoverage(k=k, chunk=32, strict=strict)):
+        metric.update(real, real=True)
+        metric.update(fake, real=False)
+        found += [float(x) for x in metric.compute()]
+    np.testing.assert_allclose(found, published(real.double().numpy(), fake.double().numpy(), k, strict), rtol=1e-6)
+
+def test_fid_kid_and_is_by_their_formulas():
+    "Heusel 2017, Eq. 6 with scipy's matrix root; Binkowski 2018, Eq. 4; Salimans 2016."
+    from scipy.linalg import sqrtm
+    a, b = points(0).double().numpy(), (0.8*points(1) + 0.3).double().numpy()
+    A, B = np.cov(a.T), np.cov(b.T)
+    np.testing.assert_allclose(figures(filled('fid')), [((a.mean(0) - b.mean(0))**2).sum() + np.trace(A + B - 2*sqrtm(A @ B).real)], rtol=1e-4)
+    n, kernel = len(a), lambda x, y: (x @ y.T/6 + 1)**3
+    off = lambda m: (m.sum() - np.trace(m))/(n*(n - 1))
+    np.testing.assert_allclose(figures(filled('kid'))[0], off(kernel(a, a)) + off(kernel(b, b)) - 2*kernel(a, b).mean(), rtol=1e-4)
+    p = np.exp(b)/np.exp(b).sum(1, keepdims=True)
+    np.testing.assert_allclose(figures(filled('is'))[0], np.exp((p*np.log(p/p.mean(0))).sum(1).mean()), rtol=1e-5)
+
+def test_torch_fidelity_gives_the_same():
+    "Another implementation on the same arrays; its `prc` takes the generated images first."
+    prc = pytest.importorskip('torch_fidelity.metric_prc', reason='torch-fidelity is not installed: a dev requirement')
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    real, fake = points(0), 0.8*points(1) + 0.3
+    np.testing.assert_allclose(figures(filled('precision_recall')), prc.calculate_precision_recall_full(fake, real), rtol=1e-6)
+    np.testing.assert_allclose(figures(filled('fid')), fid_statistics_to_metric(*(fid_features_to_statistics(x.double()) for x in (real, fake)), False)['frechet_inception_distance'], rtol=1e-4)
+    np.testing.assert_allclose(figures(filled('kid'))[0], kid_features_to_metric(fake, real, kid_subsets=1, kid_subset_size=90, verbose=False)['kernel_inception_distance_mean'], rtol=1e-4)
+    np.testing.assert_allclose(figures(filled('is'))[0], isc_features_to_metric(fake, splits=1)['inception_score_mean'], rtol=1e-5)
+
+def test_memory_does_not_grow_with_the_distance_matrix():
+    "Peak resident memory in a process of its own, small; results/metrics_memory.json has 20 000 x 20 000 x 2048."
+    if not Path('/proc/self/clear_refs').exists(): pytest.skip('peak memory is read from Linux /proc')
+    found = bench_metrics.memory(6000, 16, ('ours', 'dense64'))
+    assert found['ours']['working'] < 0.25*found['dense64']['working'], found
+    np.testing.assert_allclose([found['ours'][k] for k in ('precision', 'recall')], [found['dense64'][k] for k in ('precision', 'recall')], atol=2e-3)
+
+# --- intervals, floors, faults ---------------------------------------------------------------------------------------
+
+def noise(seed, n=64): return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+@pytest.mark.filterwarnings('ignore:n = .* is not above')
+def test_evaluate_has_floors_halves_and_intervals():
+    from vap_diffusion.metrics import evaluate, load_features
+    net = load_features('phantoms')
+    plain = evaluate(noise(0), noise(1), net, n=20)
+    assert plain['half_splits']['n'] == 20 and plain['half_splits']['times'] == 5            # `real` is halved anyway: the same n
+    assert not {'intervals', 'fid_infinity'} & set(plain)
+    rich = evaluate(noise(0), noise(1), net, n=20, repeats=8, infinite=True)
+    assert {k: rich[k] for k in plain} == plain and rich['repeats'] == 8                     # asking for more changes nothing else
+    names = ('fid', 'kid', 'precision', 'recall', 'density', 'coverage')
+    assert set(rich['intervals']) == {*names, *(f'{n}_floor' for n in names), 'is', 'is_real'}
+    assert all(low <= rich[name] <= high for name, (low, high) in rich['intervals'].items())
+    assert all(least <= mean <= most for mean, least, most in (rich['half_splits'][n] for n in names))
+    with_floor = evaluate(noise(0), noise(1), net, n=6, floor_real=noise(2))
+    assert with_floor['half_splits'] == {'n': 3, 'times': 0} and with_floor['k_coverage'] == 5
+    assert evaluate(noise(0), noise(1), net, n=4)['k_coverage'] == 3
+    json.dumps(rich, allow_nan=False)
 
 def test_too_few_points():
     from vap_diffusion.metrics import ImprovedPrecisionRecall
@@ -33,7 +140,7 @@ def test_too_few_points():
 
 def test_inception_from_a_file(tmp_path):
     "A file of random weights in torch-fidelity's layout: the real loading code, through torchmetrics."
-    fidelity = pytest.importorskip('torch_fidelity.feature_extractor_inceptionv3')
+    fidelity = pytest.importorskip('torch_fidelity.feature_extractor_inceptionv3', reason='torch-fidelity is not installed: a dev requirement')
     from vap_diffusion.metrics import evaluate, features_name, load_features
     file, make = tmp_path/'inception.pth', fidelity.FeatureExtractorInceptionV3
     torch.manual_seed(0)
@@ -42,10 +149,38 @@ def test_inception_from_a_file(tmp_path):
     net, images = load_features(f'inception:{file}'), torch.randint(0, 256, (12, 3, 64, 64), dtype=torch.uint8)
     features = net(images)
     assert features.shape == (12, 2048) and net.logits(features).shape == (12, 1008)
-    with pytest.warns(UserWarning, match='not above the 2048 features'): result = evaluate(images, images, net, n=4)
+    with pytest.warns(UserWarning, match='not above the 2048 features'): result = evaluate(images, images, net, n=4, splits=1)
     assert result['features'] == features_name(net) and result['features'].startswith('InceptionFeatures-')
     torch.save({'a': torch.zeros(2)}, tmp_path/'other.pth')
     with pytest.raises(ValueError, match="other.pth' does not hold torch-fidelity's Inception-v3 weights"): load_features(f"inception:{tmp_path/'other.pth'}")
+
+@pytest.mark.parametrize('name', ('test_vit', 'test_resnet', 'test_convnext', 'mobilenetv3_small_050', 'eva02_tiny_patch14_224'))
+def test_any_timm_model(name, tmp_path):
+    "Families that pool in different ways: features of the stated width, logits as the model's own, weights from a safetensors file."
+    import torch.nn.functional as F
+    from safetensors.torch import save_file
+    from vap_diffusion.metrics import TimmFeatures, features_name, inception_score, load_features
+    net, images = TimmFeatures(name, pretrained=False), noise(0, 2)
+    features = net(images)
+    assert features.shape == (2, net.num_features) and features.dtype == torch.float32
+    if net.net.num_classes:
+        x = F.interpolate(images.float(), net.size, mode=net.interpolation, antialias=True).clamp(0, 255)
+        torch.testing.assert_close(net.logits(features), net.net((x - net.mean)/net.std))
+    else: assert np.isnan(inception_score(net.logits(features)))        # no classes, no score
+    save_file(net.net.state_dict(), tmp_path/'net.safetensors')
+    again = load_features(f"timm:{name}@{tmp_path/'net.safetensors'}")
+    assert features_name(again) == features_name(net)
+    torch.testing.assert_close(again(images), features)
+
+def test_timm_faults(tmp_path, monkeypatch):
+    from vap_diffusion.metrics import load_features
+    with pytest.raises(ValueError, match="knows no model 'resnet17'"): load_features('timm:resnet17')
+    with pytest.raises(FileNotFoundError, match="give 'timm:test_vit@FILE'"): load_features(f"timm:test_vit@{tmp_path/'no.pth'}")
+    torch.save({'a': torch.zeros(2)}, tmp_path/'other.pth')
+    with pytest.raises(ValueError, match="other.pth' does not hold weights of timm's 'test_vit'"): load_features(f"timm:test_vit@{tmp_path/'other.pth'}")
+    def offline(*a, **k): raise OSError('no network')
+    monkeypatch.setattr('timm.create_model', offline)
+    with pytest.raises(FileNotFoundError, match="go online once, or give 'timm:test_vit@FILE'"): load_features('timm:test_vit')
 
 def test_folder_of_another_network(tmp_path):
     from vap_diffusion.metrics import load_features

@@ -147,10 +147,12 @@ def evaluate(
     images:Annotated[Path, Argument(help='a folder that sample filled', metavar='DIR')],
     real:Annotated[Path, Option(help='the working folder with the real images')],
     split:Annotated[str, Option(help='which real images: test, val or train')]='test',
-    features:Annotated[str, Option(help='phantoms (shipped), inception:FILE, or a folder that python -m vap_diffusion.metrics wrote')]='phantoms',
+    features:Annotated[str, Option(help='phantoms (shipped), inception:FILE, timm:NAME, timm:NAME@FILE, or a folder that python -m vap_diffusion.metrics wrote')]='phantoms',
+    bootstrap:Annotated[int, Option(help='half-samples for 95 % intervals, say 100; 0: none', min=0)]=0,
+    infinite:Annotated[bool, Option('--infinite', help='FID extrapolated to infinitely many images, too')]=False,
     seed:Seed=0,
 ):
-    "FID, KID, IS, precision, recall with floors -> DIR/evaluation-SPLIT.json."
+    "FID, KID, IS, precision, recall, density, coverage with floors -> DIR/evaluation-SPLIT.json."
     from vap_diffusion import metrics, quickstart
     from vap_diffusion.datasets import load_images, load_table
     from vap_diffusion.pipeline import load_samples, split_rows
@@ -161,7 +163,8 @@ def evaluate(
     size = fake.shape[1]
     other = table[table.split == ('train' if split != 'train' else 'test')]
     n = min(len(rows), len(fake), len(other))
-    found = metrics.evaluate(load_images(rows, table.attrs['root'], size), fake, features, n, seed, load_images(other.sample(n, random_state=seed), table.attrs['root'], size))
+    found = metrics.evaluate(load_images(rows, table.attrs['root'], size), fake, features, n, seed, load_images(other.sample(n, random_state=seed), table.attrs['root'], size),
+                             repeats=bootstrap, infinite=infinite)
     found['adherence'] = quickstart.adherence_of(fake, manifest, table) if (manifest.prompt != '').all() else {}
     found |= dict(split=split, real=str(real), **quickstart.machine())
     write_json(images/f'evaluation-{split}.json', found)
@@ -172,9 +175,13 @@ def show_figures(found:dict):
     "Figures beside their floors."
     from rich.console import Console
     from rich.table import Table
-    table = Table('figure', 'generated', 'real images (floor)', title=f"N = {found['n']}, features {found['features']}")
-    for name, arrow in (('fid', 'lower'), ('kid', 'lower'), ('precision', 'higher'), ('recall', 'higher')): table.add_row(f'{name} ({arrow} is better)', f'{found[name]:.4g}', f"{found[f'{name}_floor']:.4g}")
-    table.add_row('is (higher is better)', f"{found['is']:.4g}", f"{found['is_real']:.4g}")
+    halves, intervals = found['half_splits'], found.get('intervals', {})
+    def figure(name): return f'{found[name]:.4g}' + ('' if name not in intervals else ' ({:.4g} to {:.4g})'.format(*intervals[name]))
+    table = Table('figure', 'generated', 'real images (floor)', f"halves of the real images, N = {halves['n']}", title=f"N = {found['n']}, features {found['features']}" + (', 95 % intervals' if intervals else ''))
+    for name, arrow in (('fid', 'lower'), ('kid', 'lower'), ('precision', 'higher'), ('recall', 'higher'), ('density', 'higher'), ('coverage', 'higher')):
+        table.add_row(f'{name} ({arrow} is better)', figure(name), figure(f'{name}_floor'), f'{halves[name][0]:.4g}' if name in halves else 'too few')
+    if 'fid_infinity' in found: table.add_row('fid, N to infinity', figure('fid_infinity'), figure('fid_infinity_floor'))
+    table.add_row('is (higher is better)', figure('is'), figure('is_real'))
     if found['adherence']: table.add_row('adherence to the prompt', f"{found['adherence']['mean']:.3f}", f"chance {found['adherence']['chance']:.3f}")
     Console().print(table)
 
