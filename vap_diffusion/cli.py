@@ -133,11 +133,14 @@ def sample(
     split:Annotated[str, Option(help='which images of --like')]='test',
     steps:Annotated[int, Option(help='network evaluations of the sampler')]=20,
     guidance:Annotated[float, Option(help='1: none; more: nearer to class and prompt, less varied')]=2,
+    guidance_interval:Annotated[tuple[float, float], Option(help='guide while t / T lies between these (1 is pure noise)')]=(0., 1.),
+    guide:Annotated[Optional[str], Option(help='a weaker model, such as a shorter training, for autoguidance')]=None,
+    batch_size:Annotated[int, Option(help='images at once')]=64,
     seed:Seed=0,
 ):
     "Paint images from classes and descriptions; goes on where it stopped."
     from vap_diffusion import pipeline
-    rows = pipeline.sample(model, out, n, label, prompt, prompts, like, split, seed, steps, guidance)
+    rows = pipeline.sample(model, out, n, label, prompt, prompts, like, split, seed, steps, guidance, guidance_interval, guide, batch_size)
     for row in rows.head(8).itertuples(): typer.echo(f'{out/row.file_name}  {row.label}: {row.prompt}')
     typer.echo(f'{len(rows)} synthetic images in {out/"images"}, listed in {out/"manifest.csv"}')
 

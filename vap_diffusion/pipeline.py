@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SYNTHETIC', 'PROMPT_KINDS', 'decode_standard', 'VAPDiffusionOutput', 'VAPDiffusionPipeline', 'load_pipeline',
-           'build_pipeline', 'write_image', 'plan_labels', 'split_rows', 'bank_of', 'plan', 'sample', 'claim_folder',
-           'load_samples', 'main']
+           'build_pipeline', 'write_image', 'plan_labels', 'split_rows', 'bank_of', 'plan', 'sample', 'guide_of',
+           'claim_folder', 'load_samples', 'main']
 
 # %% ../nbs/12_pipeline.ipynb #12a00003
 import argparse, difflib, hashlib, json, os, shlex, shutil, sys, time, warnings
@@ -57,6 +57,7 @@ class VAPDiffusionPipeline(DiffusionPipeline):
 
     Parts: `vae` (f_E, f_D), `uvit` (epsilon_theta, with its prototypes), `text_encoder` (tau), `scheduler`; `prompt_bank` stands beside them."""
     model_cpu_offload_seq = 'text_encoder->uvit->vae'
+    one_pass = None                     # condition and empty class in one batch? None: on a GPU; on a CPU two passes are cheaper, for the empty class has no words
 
     def __init__(
         self,
@@ -103,6 +104,17 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         if len(prompts) != len(labels): raise ValueError(f'{len(prompts)} prompts for {len(labels)} class labels: give one for all, or one each')
         return prompts
 
+    def answer(self, x, t, index, text, mask, w:float, guide=None) -> Tensor: # B C h w
+        "Noise or velocity, as the scheduler expects, guided by w."
+        if w == 1: return self.uvit(x, t, index, text, mask).sample
+        empty, one_pass = torch.full_like(index, self.uvit.config.num_classes), x.device.type != 'cpu' if self.one_pass is None else self.one_pass
+        if guide is not None: cond, other = self.uvit(x, t, index, text, mask).sample, guide(x, t, index, text, mask).sample
+        elif one_pass:
+            words = () if text is None else (torch.cat([text, text]), torch.cat([mask, torch.zeros_like(mask)]))
+            cond, other = self.uvit(torch.cat([x, x]), t, torch.cat([index, empty]), *words).sample.chunk(2)
+        else: cond, other = self.uvit(x, t, index, text, mask).sample, self.uvit(x, t, empty).sample
+        return other + w*(cond - other)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -110,6 +122,8 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         prompt:str|list[str]|None=None,    # descriptions; None: drawn from the prompt bank
         num_inference_steps:int=20,
         guidance_scale:float=2.,          # w in uncond + w (cond - uncond); 1 is no guidance, and half the work
+        guidance_interval:tuple[float, float]=(0., 1.), # guide while t / T lies here (Kynkäänniemi et al. 2024): noise has t / T = 1
+        guide:UViT|None=None,             # a weaker model of the same kind, instead of the empty class (Karras et al. 2024, autoguidance)
         generator:torch.Generator|list[torch.Generator]|None=None, # one for all, or one for each image
         output_type:str='pil',             # 'pil', 'np' (N H W 3 uint8) or 'latent'
         latents:Tensor|None=None,          # B C h w, noise to start from
@@ -124,15 +138,12 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         c = self.uvit.config
         x = latents if latents is not None else randn_tensor((len(names), c.in_channels, c.sample_size, c.sample_size), generator, self.device, torch.float32)
         text, mask = self.text_encoder.encode(prompts) if self.config.uses_text else (None, None) # B L D, B L
-        guided, empty = guidance_scale != 1, torch.full_like(index, c.num_classes)
+        low, high = (share*self.scheduler.config.num_train_timesteps for share in guidance_interval)
         self.scheduler.set_timesteps(num_inference_steps, device=self.device)
         x = x*self.scheduler.init_noise_sigma
         for t in self.progress_bar(self.scheduler.timesteps):
             model_input = self.scheduler.scale_model_input(x, t)
-            answer = self.uvit(model_input, t, index, text, mask).sample                         # B C h w: noise or velocity, as the scheduler expects
-            if guided:
-                uncond = self.uvit(model_input, t, empty).sample
-                answer = uncond + guidance_scale*(answer - uncond)
+            answer = self.answer(model_input, t, index, text, mask, guidance_scale if low <= t <= high else 1, guide)
             x = self.scheduler.step(answer, t, x).prev_sample
         images = x if output_type == 'latent' else decode_standard(self.vae, x)                   # N H W 3 uint8
         if output_type == 'pil': images = [Image.fromarray(i) for i in images]
@@ -264,6 +275,8 @@ def sample(
     seed:int=0,                # image i starts from noise of its own, which depends on seed and i alone
     num_inference_steps:int=20,
     guidance_scale:float=2.,
+    guidance_interval:tuple[float, float]=(0., 1.), # of t / T
+    guide=None,                # a weaker model for autoguidance: what `load_pipeline` takes
     batch_size:int=64,
     progress:bool=True,
 ) -> pd.DataFrame:             # the manifest: file_name, label, prompt, seed
@@ -274,9 +287,11 @@ def sample(
     if n < 1: raise ValueError(f'n is {n}: at least 1 image is needed')
     if num_inference_steps < 1: raise ValueError(f'{num_inference_steps} steps are too few: give at least 1')
     pipe = model if isinstance(model, VAPDiffusionPipeline) else load_pipeline(model)
-    rows = plan(pipe, n, label, prompt, prompts, like, split, seed)
+    rows, weaker = plan(pipe, n, label, prompt, prompts, like, split, seed), guide_of(pipe, guide)
     settings = dict(model=pipe.config.name, text_fingerprint=pipe.config.text_fingerprint, n=n, label=label, prompt=prompt, prompts=prompts, like=str(like) if like else None, split=split if like else None,
                     seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, batch_size=batch_size, version=__version__)
+    if tuple(guidance_interval) != (0., 1.): settings |= dict(guidance_interval=list(guidance_interval))
+    if guide is not None: settings |= dict(guide=str(guide))
     if prompts not in PROMPT_KINDS: settings |= dict(prompts=str(prompts), words=hashlib.sha256('\n'.join(rows.prompt).encode()).hexdigest()[:12]) # a file may change
     claim_folder(out, settings)
     rows.insert(0, 'file_name', [f'images/{i:05}.png' for i in range(n)]); rows['seed'] = seed
@@ -286,10 +301,19 @@ def sample(
         for start in sorted({i//batch_size*batch_size for i in missing}):                         # whole batches, so that a resumed one is the same
             part = rows.iloc[start:start + batch_size]
             generators = [torch.Generator().manual_seed(seed*1_000_003 + i) for i in part.index]
-            images = pipe(part.label.tolist(), part.prompt.tolist(), num_inference_steps, guidance_scale, generators, 'np').images
+            images = pipe(part.label.tolist(), part.prompt.tolist(), num_inference_steps, guidance_scale, guidance_interval, weaker, generators, 'np').images
             for i, image in zip(part.index, images):
                 if i in missing: write_image(out/rows.file_name[i], image, part.label[i], part.prompt[i], seed, pipe.config.name); bar.update()
     return rows
+
+def guide_of(pipe, guide) -> UViT|None:
+    "The network of a weaker model; `ValueError` when it does not fit."
+    if guide is None: return None
+    other = load_pipeline(guide)
+    for what in ('vae_fingerprint', 'text_fingerprint', 'class_names'):
+        if other.config[what] != pipe.config[what]: raise ValueError(f'--guide {guide} has another {what.replace("_", " ")} than the model: take a shorter training on the same features')
+    if other.scheduler.config.prediction_type != pipe.scheduler.config.prediction_type: raise ValueError(f'--guide {guide} predicts {other.scheduler.config.prediction_type}, the model {pipe.scheduler.config.prediction_type}: take one that was trained alike')
+    return other.uvit
 
 def claim_folder(out, settings):
     "Make the folder, or check that it holds this very run."

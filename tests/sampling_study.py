@@ -1,0 +1,47 @@
+"""Quality against network evaluations: `python tests/sampling_study.py` writes results/sampling_study.json (chapter 12 draws it).
+
+The course model paints held-out dermoscopy phantoms from their own descriptions, for several numbers of steps and guidance
+intervals; each set is judged as in chapter 13. Goes on where it stopped. An evaluation is one pass of one image through the network."""
+import argparse, json, time
+from pathlib import Path
+
+SETTINGS = [(50, (0., 1.)), (20, (0., 1.)), (20, (0., .6)), (20, (.2, .8)), (20, (.4, 1.)), (12, (0., 1.)), (12, (0., .6)), (12, (.2, .8)), (12, (.4, 1.)), (8, (0., 1.)), (8, (.2, .8)), (8, (.4, 1.)), (6, (.2, .8)), (6, (0., 1.))]
+
+def evaluations(pipe, steps, interval):
+    "Network evaluations for one image."
+    pipe.scheduler.set_timesteps(steps)
+    share = pipe.scheduler.timesteps/pipe.scheduler.config.num_train_timesteps
+    return steps + int(((share >= interval[0]) & (share <= interval[1])).sum())
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('--work', type=Path, default=Path('runs/sampling_study'))
+    ap.add_argument('--n', type=int, default=600, help='images of each set')
+    ap.add_argument('--guidance', type=float, default=2)
+    ap.add_argument('--seed', type=int, default=7)
+    ap.add_argument('--out', type=Path, default=Path('results/sampling_study.json'))
+    a = ap.parse_args()
+    from vap_diffusion.datasets import load_images, prepare
+    from vap_diffusion.metrics import evaluate
+    from vap_diffusion.pipeline import load_pipeline, load_samples, sample
+    from vap_diffusion.quickstart import adherence_of, machine
+    from vap_diffusion.training import write_json
+    from vap_diffusion.vaps import describe_table
+    start, w = time.time(), a.work
+    table = prepare('phantoms', w/'phantoms', w, n=2*a.n, size=64, seed=a.seed, modality='dermoscopy', test=.5, val=0)
+    describe_table(w)
+    pipe = load_pipeline('course')
+    test, other = table[table.split == 'test'], table[table.split == 'train']
+    n = min(a.n, len(test), len(other))
+    real, floor = (load_images(t.sample(n, random_state=a.seed), table.attrs['root'], 64, progress=False) for t in (test, other))
+    rows = []
+    for steps, interval in SETTINGS:
+        out = w/f'{steps}-{interval[0]:g}-{interval[1]:g}'
+        sample(pipe, out, n, prompts='own', like=w, seed=a.seed, num_inference_steps=steps, guidance_scale=a.guidance, guidance_interval=interval)
+        images, manifest = load_samples(out)
+        found = evaluate(real, images, n=n, seed=a.seed, floor_real=floor)
+        rows.append(dict(steps=steps, interval=interval, evaluations=evaluations(pipe, steps, interval), **{k: found[k] for k in ('fid', 'kid', 'precision', 'recall', 'fid_floor', 'recall_floor')}, adherence=adherence_of(images, manifest, table)['mean']))
+        print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+    write_json(a.out, dict(rows=rows, n=n, guidance=a.guidance, seed=a.seed, features=found['features'], command='python tests/sampling_study.py', seconds=round(time.time() - start), **machine()))
+
+if __name__ == '__main__': main()
