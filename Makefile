@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-.PHONY: help setup quickstart test lab chapters export assets readme clean
+.PHONY: help setup quickstart test lab chapters export assets bench readme clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -30,6 +30,9 @@ export: $(STAMP) ## notebooks -> vap_diffusion/
 
 chapters: $(STAMP) ## execute all chapters and keep their outputs (one: make chapters ONLY=05)
 	$(BIN)/python tests/chapters.py $(ONLY)
+
+bench: $(STAMP)  ## speed, side by side, against targets: results/bench.json (about 10 minutes, on a quiet machine)
+	$(BIN)/python tests/bench.py
 
 readme: $(STAMP) ## draw README's result tables and pictures again from results/
 	$(BIN)/python tests/readme.py

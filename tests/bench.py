@@ -1,0 +1,114 @@
+"""Speed, side by side in one process, alternating, medians: `make bench` writes results/bench.json and fails when a target is missed.
+
+The reference of the train step is `plain_uvit.py` (dense 256 padded text tokens, attention in float32); its data are already encoded,
+as ours are, so that only the step is compared. Descriptions have 40 to 100 tokens. Sampling is compared at equal FID, which
+results/sampling_study.json shows: 50 steps with two passes each against the setting that chapter 12 chose."""
+import argparse, json, statistics, subprocess, sys, tempfile, time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+def alternate(runs, **jobs):
+    "Median seconds of each job: all of them, in turn, `runs` times, after one that does not count."
+    for job in jobs.values(): job()
+    took = {name: [] for name in jobs}
+    for _ in range(runs):
+        for name, job in jobs.items(): start = time.perf_counter(); job(); took[name].append(time.perf_counter() - start)
+    return {name: statistics.median(t) for name, t in took.items()}
+
+def matmul_rate(n=2048, runs=5):
+    "The machine's own rate, multiply-adds counted as two: FLOP/s in float32."
+    import torch
+    a, b = torch.randn(n, n), torch.randn(n, n)
+    return 2*n**3/alternate(runs, matmul=lambda: a @ b)['matmul']
+
+def train_step(batch=4, runs=3):
+    "Forward, backward and AdamW of the paper's configuration."
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from plain_uvit import PlainUViT
+    from vap_diffusion.prototype import PrototypeUViT, vap_loss
+    from vap_diffusion.uvit import UViT
+    torch.manual_seed(0)
+    shape = dict(sample_size=32, in_channels=4, patch_size=2, embed_dim=512, depth=16, num_heads=8, text_dim=768, max_text_tokens=256, num_classes=7)
+    x, noise, t, c = torch.randn(batch, 4, 32, 32), torch.randn(batch, 4, 32, 32), torch.randint(0, 1000, (batch,)), torch.randint(0, 7, (batch,))
+    lengths = torch.linspace(40, 100, batch).long()
+    mask = torch.arange(256)[None] < lengths[:, None]
+    text = torch.randn(batch, 256, 768)*mask[..., None]
+    def stepper(model, call, autocast):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        def step():
+            with torch.autocast('cpu', torch.bfloat16, enabled=autocast): loss = call(model)
+            loss.backward(); optimizer.step(); optimizer.zero_grad()
+        return step
+    ours = lambda m: vap_loss(m(x, t, c, text[:, :lengths.max()], mask[:, :lengths.max()]), noise)
+    plain = lambda m: torch.nn.functional.mse_loss(m(x, t.float(), c, text), noise)
+    step = stepper(UViT(**shape), ours, False)
+    with FlopCounterMode(display=False) as counted: step()
+    found = alternate(runs, plain=stepper(PlainUViT(), plain, False), ours=step, ours_bf16=stepper(UViT(**shape), ours, True), ours_with_prototypes=stepper(PrototypeUViT(**shape), ours, False))
+    return found | dict(flop=counted.get_total_flops())
+
+def sampling(study, n=32, runs=3):
+    "Images per second of the course model: 50 steps with two passes, and the chosen setting."
+    import torch
+    from vap_diffusion.pipeline import load_pipeline
+    pipe = load_pipeline('course')
+    paint = lambda steps, interval: pipe(['nevus', 'melanoma', 'keratosis', 'nevus']*(n//4), ['Oval brown lesion, a fifth of the image, soft border, smooth texture, centre; pink skin, normal light.']*n,
+                                         steps, 2., interval, generator=[torch.Generator().manual_seed(i) for i in range(n)], output_type='np')
+    rows = study['rows']
+    reference = next(r for r in rows if r['steps'] == 50)
+    equal = [r for r in rows if r['fid'] <= reference['fid']*1.02 and r['recall'] >= reference['recall'] - .02]
+    chosen = min(equal, key=lambda r: r['evaluations'])
+    took = alternate(runs, reference=lambda: paint(50, (0., 1.)), chosen=lambda: paint(chosen['steps'], tuple(chosen['interval'])))
+    return dict(reference={k: reference[k] for k in ('steps', 'interval', 'evaluations', 'fid', 'recall')}, chosen={k: chosen[k] for k in ('steps', 'interval', 'evaluations', 'fid', 'recall')},
+                images_per_second={k: round(n/s, 2) for k, s in took.items()}, ratio=took['reference']/took['chosen'])
+
+def cold(code, runs=3):
+    "Median seconds of a process."
+    return alternate(runs, run=lambda: subprocess.run([sys.executable, '-c', code], check=True, capture_output=True))['run']
+
+def first_picture():
+    "`sample course --n 1` in a cold process, and importing what it needs of torch and diffusers."
+    def whole():
+        with tempfile.TemporaryDirectory() as folder: subprocess.run([sys.executable, '-m', 'vap_diffusion.cli', 'sample', 'course', '--n', '1', '--out', f'{folder}/s'], check=True, capture_output=True)
+    took = alternate(3, whole=whole)['whole']
+    return dict(whole=took, imports=cold('import torch; from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler'))
+
+def data_share(root):
+    "Share of a training that waits for its batches, by its own log (cpu preset)."
+    from train_kills import folder_with_features
+    from vap_diffusion.training import log_lines, train
+    work = folder_with_features(Path(root), 200)
+    lines = log_lines(train(work, steps=120, progress=False)/'log.jsonl')
+    return statistics.mean(l['data_share'] for l in lines[2:])
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('--runs', type=int, default=3)
+    ap.add_argument('--out', type=Path, default=ROOT/'results'/'bench.json')
+    a = ap.parse_args()
+    from vap_diffusion.quickstart import machine
+    from vap_diffusion.training import write_json
+    start, rows = time.time(), []
+    def row(what, value, target=None, at_least=True, **more):
+        met = None if target is None else bool(value >= target if at_least else value <= target)
+        rows.append(dict(what=what, value=round(value, 3), target=target, at_least=at_least, met=met, **more))
+        print(f"{what}: {value:.3g}" + ('' if target is None else f" ({'at least' if at_least else 'at most'} {target:g}: {'met' if met else 'MISSED'})"), flush=True)
+    rate = matmul_rate()
+    s = train_step(runs=a.runs)
+    seconds = {k: round(v, 3) for k, v in s.items() if k != 'flop'}
+    row('train step, paper configuration, batch 4, float32: plain / ours', s['plain']/s['ours'], 1.45, seconds=seconds)
+    row('train step: plain float32 / ours bfloat16', s['plain']/s['ours_bf16'], 2.5)
+    row('share of the matmul rate in the train step', s['flop']/s['ours']/rate, .6, matmul_gflops=round(rate/1e9, 1))
+    study = ROOT/'results'/'sampling_study.json'
+    if study.exists(): found = sampling(json.loads(study.read_text()), runs=a.runs); row('images/s in sampling at equal FID: ours / 50 steps with two passes', found.pop('ratio'), 4, **found)
+    with tempfile.TemporaryDirectory() as root: row('share of a training step that waits for data', data_share(root), .02, False)
+    memory = json.loads((ROOT/'results'/'metrics_memory.json').read_text())
+    row('memory of precision and recall, 20k x 20k x 2048: ours / dense (results/metrics_memory.json)', memory['share']['dense']['working'], .1, False)
+    first = first_picture()
+    row('seconds of `sample course --n 1`, cold', first['whole'], 6, False)
+    row('of these beside importing torch and diffusers', first['whole'] - first['imports'], 2, False)
+    write_json(a.out, dict(rows=rows, runs=a.runs, command='make bench', seconds=round(time.time() - start), **machine()))
+    if missed := [r['what'] for r in rows if r['met'] is False]: sys.exit('missed: ' + '; '.join(missed))
+
+if __name__ == '__main__': main()
