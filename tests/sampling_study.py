@@ -16,7 +16,7 @@ def evaluations(pipe, steps, interval):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('--work', type=Path, default=Path('runs/sampling_study'))
-    ap.add_argument('--n', type=int, default=600, help='images of each set')
+    ap.add_argument('--n', type=int, default=500, help='images of each set')
     ap.add_argument('--guidance', type=float, default=2)
     ap.add_argument('--seed', type=int, default=7)
     ap.add_argument('--out', type=Path, default=Path('results/sampling_study.json'))
@@ -28,20 +28,20 @@ def main():
     from vap_diffusion.training import write_json
     from vap_diffusion.vaps import describe_table
     start, w = time.time(), a.work
-    table = prepare('phantoms', w/'phantoms', w, n=2*a.n, size=64, seed=a.seed, modality='dermoscopy', test=.5, val=0)
+    table = prepare('phantoms', w/'phantoms', w, n=int(2.5*a.n) + 10, size=64, seed=a.seed, modality='dermoscopy')
     describe_table(w)
     pipe = load_pipeline('course')
-    test, other = table[table.split == 'test'], table[table.split == 'train']
-    n = min(a.n, len(test), len(other))
-    real, floor = (load_images(t.sample(n, random_state=a.seed), table.attrs['root'], 64, progress=False) for t in (test, other))
+    fresh = table[table.split == 'train']                                        # phantoms of another seed: the model has seen none of them
+    mine = fresh.sample(a.n, random_state=a.seed)                                # as `sample(prompts='own')` takes them
+    real, floor = (load_images(t, table.attrs['root'], 64, progress=False) for t in (mine, fresh.drop(mine.index).head(a.n)))
     rows = []
     for steps, interval in SETTINGS:
         out = w/f'{steps}-{interval[0]:g}-{interval[1]:g}'
-        sample(pipe, out, n, prompts='own', like=w, seed=a.seed, num_inference_steps=steps, guidance_scale=a.guidance, guidance_interval=interval)
+        sample(pipe, out, a.n, prompts='own', like=w, split='train', seed=a.seed, num_inference_steps=steps, guidance_scale=a.guidance, guidance_interval=interval)
         images, manifest = load_samples(out)
-        found = evaluate(real, images, n=n, seed=a.seed, floor_real=floor)
+        found = evaluate(real, images, n=a.n, seed=a.seed, floor_real=floor)
         rows.append(dict(steps=steps, interval=interval, evaluations=evaluations(pipe, steps, interval), **{k: found[k] for k in ('fid', 'kid', 'precision', 'recall', 'fid_floor', 'recall_floor')}, adherence=adherence_of(images, manifest, table)['mean']))
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
-    write_json(a.out, dict(rows=rows, n=n, guidance=a.guidance, seed=a.seed, features=found['features'], command='python tests/sampling_study.py', seconds=round(time.time() - start), **machine()))
+    write_json(a.out, dict(rows=rows, n=a.n, guidance=a.guidance, seed=a.seed, features=found['features'], command='python tests/sampling_study.py', seconds=round(time.time() - start), **machine()))
 
 if __name__ == '__main__': main()
