@@ -10,7 +10,7 @@ _WHERE = dict(
     UViT='uvit',
     PrototypeUViT='prototype', PrototypeCondition='prototype',
     VAPDiffusionPipeline='pipeline',
-    ImprovedPrecisionRecall='metrics',
+    ImprovedPrecisionRecall='metrics', DensityCoverage='metrics',
 )
 __all__ = list(_WHERE)
 
