@@ -552,7 +552,7 @@ DATASETS = {d.name: d for d in ( # to add one: a function root -> table, and a r
         citation='X. Wang et al., ChestX-ray8, CVPR 2017', notes='films with one label, as in the paper; groups are patients'),
     Dataset('hyperkvasir', hyperkvasir_table, 'HyperKvasir, labelled images, lower tract', 'colonoscopy', dict(all=dict(zip(HYPERKVASIR_CLASSES,
             (1009, 9, 391, 1028, 35, 201, 11, 443, 28, 133, 6, 646, 1148, 131, 1002, 989)))), (
-            ('images of the lower tract', r'lower-gi-tract/.*\.jpg$', 7210, ''),),
+            ('images of the lower tract', r'lower-gi-tract/.*\.jpg$', 7210, 'class folders elsewhere are read as well'),),
         test=0.2, size='4 GB', url='https://datasets.simula.no/hyper-kvasir', terms='CC BY 4.0, with a README that restricts commercial use, as far as known',
         citation='H. Borgli et al., HyperKvasir, Sci. Data 7, 283, 2020', notes='no patient is known: each image is a group of its own; burnt-in text and coloured corner boxes'),
     Dataset('kvasir_seg', kvasir_seg_table, 'Kvasir-SEG', 'colonoscopy', dict(all=dict(polyp=1000)), (
@@ -720,8 +720,8 @@ def check_dataset(
         found, expected = (table if split == 'all' else table[table.split == split]).label.value_counts(), data.counts.get(split, {})
         for label in [*expected, *sorted(set(found.index) - set(expected))]:
             n, m = expected.get(label, ''), int(found.get(label, 0))
-            row(label if split == 'all' else f'{split} {label}', n, m, '' if n == '' else 'whole' if m == n else 'a part' if m < n else 'MORE than published')
-    row('groups', '', table.group.nunique(), ''); row('images', data.images() or '', len(table), '')
+            row(label if split == 'all' else f'{split} {label}', n, m, '' if n == '' else 'whole' if m == n else 'MORE than published' if m > n else 'a part' if m else 'none')
+    row('groups', '', table.group.nunique(), ''); row('images in the table', data.images() or '', len(table), '')
     return pd.DataFrame(rows)
 
 # %% ../nbs/03_datasets.ipynb #2910a064
