@@ -22,21 +22,34 @@ Seed = Annotated[int, Option(help='same seed, same result on the same machine')]
 # %% ../nbs/20_cli.ipynb #20a00005
 @app.command()
 def prepare(
-    out:Annotated[Path, Option(help='the working folder W: table.parquet is written there')],
-    dataset:Annotated[str, Option(help='phantoms, folder (class/image) or isic2018')]='folder',
+    out:Annotated[Optional[Path], Option(help='the working folder W: table.parquet is written there')]=None,
+    dataset:Annotated[str, Option(help='phantoms, folder (class/image), csv, isic2018, isic2019, chestxray14, hyperkvasir, kvasir_seg, cvc_clinicdb or colonoscopy')]='folder',
     root:Annotated[Optional[Path], Option(help='the images, as their publisher lays them out; phantoms are drawn here')]=None,
-    modality:Annotated[Optional[str], Option(help='dermoscopy, chest_xray or colonoscopy')]=None,
+    modality:Annotated[Optional[str], Option(help='of a folder or csv: dermoscopy, chest_xray, colonoscopy, or the name of a prompt file')]=None,
+    labels:Annotated[Optional[Path], Option(help='of csv: the file with a row for each image')]=None,
+    image_column:Annotated[str, Option(help='of csv: paths below the root, or file names')]='image',
+    label_column:Annotated[str, Option(help='of csv: classes')]='label',
+    group_column:Annotated[Optional[str], Option(help='of csv: patients or lesions, which no split cuts')]=None,
+    check:Annotated[bool, Option('--check', help='write nothing; list what is there, what is missing, and the counts beside the published ones')]=False,
     val:Annotated[float, Option(help='share of the validation split, cut by group')]=0.1,
-    test:Annotated[float, Option(help='share of the test split, where the publisher has none')]=0.1,
+    test:Annotated[Optional[float], Option(help='share of the test split, where the publisher has none (0.1; 0.2 where the paper splits 8:2)')]=None,
     n:Annotated[int, Option(help='phantoms to draw')]=4000,
     size:Annotated[int, Option(help='pixels of a side of phantoms')]=64,
     seed:Seed=0,
 ):
     "Labelled images -> W/table.parquet, each image opened, no patient or lesion on both sides of a split."
     from vap_diffusion import datasets
-    if root is None and dataset != 'phantoms': raise ValueError(f'--root is missing: the folder with the images of {dataset}')
-    table = datasets.prepare(dataset, root or out/'phantoms', out, modality, seed, val, test, n, size)
     import pandas as pd
+    if root is None and (check or dataset != 'phantoms'): raise ValueError(f'--root is missing: the folder with the images of {dataset}')
+    if check:
+        report = datasets.check_dataset(dataset, root, datasets.table_options(dataset, modality, labels, image_column, label_column, group_column))
+        typer.echo(f'{"expected":>9} {"found":>9}  verdict')
+        for row in report.itertuples(): typer.echo(f'{row.expected!s:>9} {row.found!s:>9}  {row.verdict:<8}  {row.part}' if row.verdict not in ('FAULT', 'warning') else f'{row.verdict}: {row.part}')
+        lost = report.verdict.isin(['MISSING', 'FAULT']).sum()
+        if lost: raise ValueError(f'{dataset} is not complete in {root}: {lost} lines above say MISSING or FAULT')
+        return
+    if out is None: raise ValueError('--out is missing: the working folder, in which table.parquet is written')
+    table = datasets.prepare(dataset, root or out/'phantoms', out, modality, seed, val, test, n, size, labels=labels, image_column=image_column, label_column=label_column, group_column=group_column)
     typer.echo(pd.crosstab(table.label, table.split, margins=True, margins_name='all')[[s for s in datasets.SPLITS if s in set(table.split)] + ['all']].to_string())
     typer.echo(f'next: vap-diffusion describe {out}')
 
@@ -192,7 +205,7 @@ def show_figures(found:dict):
 @app.command()
 def quickstart(
     out:Annotated[Path, Option(help='folder for everything')]=Path('runs/quickstart'),
-    dataset:Annotated[str, Option(help='phantoms, folder or isic2018')]='phantoms',
+    dataset:Annotated[str, Option(help='phantoms, folder, isic2018, isic2019, chestxray14, hyperkvasir, kvasir_seg, cvc_clinicdb or colonoscopy')]='phantoms',
     root:Annotated[Optional[Path], Option(help='folder of the images')]=None,
     modality:Annotated[str, Option(help='of phantoms or of a folder')]='dermoscopy',
     images:Annotated[int, Option(help='phantoms to draw')]=5000,

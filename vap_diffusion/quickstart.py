@@ -226,7 +226,7 @@ def quickstart(
     earlier = json.loads((out/'seconds.json').read_text())['seconds'] if (out/'seconds.json').exists() else 0 # of runs that were stopped
     def note(): out.mkdir(parents=True, exist_ok=True); write_json(out/'seconds.json', dict(seconds=earlier + time.time() - start))
     stages('prepare')
-    table = prepare(dataset, root or out/'phantoms', out, modality=modality if dataset != 'isic2018' else None, seed=seed, n=images, progress=progress); note()
+    table = prepare(dataset, root or out/'phantoms', out, modality=modality if dataset in ('phantoms', 'folder') else None, seed=seed, n=images, progress=progress); note()
     stages('describe'); describe_table(out, make_mllm(mllm), progress=progress); note()
     stages('encode'); record = encode(out, autoencoder, adapt_minutes=adapt_minutes, seed=seed); note()
     budget = dict(out=out, minutes=minutes, preset=preset, seed=seed, **changes)
