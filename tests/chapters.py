@@ -19,6 +19,17 @@ def chapters(names):
     every = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
     return [p for p in every if not names or any(p.name.startswith(n) for n in names)]
 
+SLIDERS = """
+import ipywidgets
+from IPython.utils.capture import capture_output
+def interact(f=None, **controls): # once, with what the sliders stand at: an error in f is seen, and no widget waits for a page that is not there
+    if f is None: return lambda f: interact(f, **controls)
+    stand = {c._kwarg: c.value for c in ipywidgets.interactive(f, **controls).children if hasattr(c, '_kwarg')}
+    with capture_output(): f(**stand)
+    return f
+ipywidgets.interact = interact
+"""
+
 class Chapter(NotebookClient):
     "A notebook client that leaves the cells marked slow as they are."
     slow = False
@@ -49,10 +60,12 @@ def execute(path, slow=False, write=True, tries=2):
     local = Config({'KernelManager': dict(transport='ipc', ip=f'{tempfile.mkdtemp()}/kernel')})   # sockets on disk: no ports to race for
     client = Chapter(nb, timeout=3600 if slow else 270, resources={'metadata': {'path': str(path.parent)}}, config=local)
     client.slow = slow
+    nb.cells.insert(0, nbformat.v4.new_code_cell(SLIDERS))
     try: client.execute()
     except (CellTimeoutError, DeadKernelError, AssertionError): # a cell's own failure is a CellExecutionError, and is not tried again
         if tries == 1: raise
         return execute(path, slow, write, tries - 1)
+    nb.cells.pop(0)
     if write: nbformat.write(clean(nb), path)
     return time.time() - start
 
