@@ -9,7 +9,7 @@ __all__ = ['LEFT', 'RIGHT', 'SIDEWAYS', 'PLACES', 'LIGHTS', 'LIT', 'LIGHT', 'BRO
            'BINARY', 'PLACED', 'either', 'normalise', 'statements', 'share_of', 'sizes', 'denied', 'things_in',
            'values_in', 'owner', 'alone_in', 'misplaced', 'as_patient', 'equal_list', 'read_statement', 'read_claims',
            'judge', 'wilson', 'faithfulness_report', 'consistency', 'say', 'spoken', 'can_plant', 'plant_errors',
-           'verify', 'wrong_claims', 'mended', 'verify_table']
+           'verify', 'wrong_claims', 'mended', 'verify_table', 'ask']
 
 # %% ../nbs/06_faithfulness.ipynb #f6a00003
 import itertools, json, os, re
@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 from .phantoms import AREAS, ATTRIBUTES, CLASSES, TOGETHER, describe_attributes, draw_attributes, make_phantom
 from .datasets import load_image, load_table
-from .vaps import SIDE, MeasuringDescriber, read_lines
+from .vaps import SIDE, MeasuringDescriber, assistant, questions, read_lines, user
 
 # %% ../nbs/06_faithfulness.ipynb #f6000010
 def either(*words): return re.compile(r'(?<![\w-])(?:' + '|'.join(words) + r')(?![\w])')
@@ -453,6 +453,7 @@ def plant_errors(
     if not 0 <= rate <= 1: raise ValueError(f'rate is {rate}: give a share between 0 and 1')
     vocabulary, together, says, planted = ATTRIBUTES[modality], TOGETHER[modality], [spoken(modality, t) for t in truth], {}
     for a in can_plant(modality, kind):
+        if kind == 'contradicted' and not denials and len(set(vocabulary[a]) - {'none'}) < 2: continue # nothing else to say
         possible = [i for i, t in enumerate(truth) if (t[a] == 'none') == (kind == 'hallucinated')]
         chosen = rng.choice(possible, round(rate*len(possible)), replace=False) if possible else []
         for i in chosen:
@@ -528,3 +529,19 @@ def verify_table(
     os.replace(part, path)
     found = [dict(modality=m, attribute=a, claims=k, wrong=counts[m, a, 'wrong']) for (m, a, what), k in counts.items() if what == 'claims']
     return pd.DataFrame(found, columns=['modality', 'attribute', 'claims', 'wrong'])
+
+# %% ../nbs/06_faithfulness.ipynb #f6000040
+def ask(
+    mllm,                      # an `MLLM`
+    image,                     # H W 3 uint8 or PIL
+    modality:str='dermoscopy',
+    steps=(1, 2, 3),           # (1,): the first impression; (1, 3): without thinking twice; (1, 2, 3): all of VAPS
+    t2:str|None=None,          # the answer to Question 2, which is the same for all images; None: asked
+) -> str:                      # one line
+    "What a model says after some of the three steps of chapter 05: t1 after (1,), else t_mix."
+    q1, q2, q3 = questions(modality)
+    t1 = mllm.chat([user(q1, image)])
+    if tuple(steps) == (1,): return ' '.join(t1.split())
+    if tuple(steps) not in ((1, 3), (1, 2, 3)): raise ValueError(f'steps are {steps}: choose (1,), (1, 3) or (1, 2, 3)')
+    middle = [user(q2), assistant(t2 if t2 is not None else mllm.chat([user(q2)]))] if 2 in steps else []
+    return ' '.join(mllm.chat([user(q1, image), assistant(t1), *middle, user(q3)]).split())
