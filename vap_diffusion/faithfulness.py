@@ -88,7 +88,7 @@ SKIN_LESION = r'(?:skin |pigmented |melanocytic )?(?:lesions?|mole|spot of inter
 OPACITY = r'opacit(?:y|ies)|opacification|densit(?:y|ies)|shadow(?:s|ing)?|lesions?|mass(?:es)?|nodules?|infiltrat(?:e|es|ion|ions)|consolidations?|effusions?|(?:pleural )?fluid(?: level| collection)?|finding|abnormality|whiteness'
 POLYP = r'polyps?|lesions?|growths?|mass(?:es)?|bump|nodules?|protrusions?|adenomas?|tumou?rs?|elevation|swelling|plaque'
 THINGS = {
-    'dermoscopy': {'size': SKIN_LESION + r'|size|area', 'shape': SKIN_LESION + r'|shape|form|outlines?|contours?|silhouette|borders?|edges?|margins?', 'colour': SKIN_LESION + r'|colou?r(?:ation)?|hue|pigment(?:ation)?|tone|the rest|remainder|surface',
+    'dermoscopy': {'size': SKIN_LESION + r'|size|area', 'shape': SKIN_LESION + r'|shape|form|outlines?|contours?|silhouette|borders?|edges?|margins?', 'colour': SKIN_LESION + r'|colou?r(?:ation)?|hue|pigment(?:ation)?|the rest|remainder|surface',
                    'second colour': r'(?:second|secondary|further|additional|other|another)(?: \w+)? (?:colou?rs?|hues?|tones?)|areas?|foci|focus|patch(?:es)?|spots?|specks?|rim|centre|core|periphery|zones?|regions?|blotch(?:es)?|veil|halo|flecks?|islands?|parts?|portions?|speckles?|points?|ring',
                    'border': r'borders?|edges?|margins?|boundar(?:y|ies)|outlines?|contours?|perimeter|demarcation|transition', 'texture': SKIN_LESION + r'|texture|surface|pattern|structure|interior', 'position': SKIN_LESION + r'|position|location',
                    'skin': r'(?:surrounding |background |adjacent |perilesional |healthy )?skin(?: tone| colou?r| background)?(?! lesion)|background(?! within)|surround(?:ings?|s)', 'light': LIGHT, 'hair': r'(?:terminal |body |vellus )?hairs?(?: strands?)?', 'corners': r'(?:image |frame |picture )?corners?|vignett(?:e|es|ing)|vignette effect'},
@@ -104,7 +104,7 @@ THINGS = {
 DEFINED = r'(?:defined|demarcated|circumscribed|delineated|delimited|bordered|outlined|marginated|bounded|edged)'
 ALONE = {
     'dermoscopy': {
-        'border': {'sharp': rf'(?:well|clearly|sharply|crisply|distinctly|cleanly)[- ]{DEFINED}|ends abruptly|stands out (?:clearly|sharply)|clear-cut', 'soft': rf'(?:ill|poorly|badly|vaguely|weakly|softly|indistinctly)[- ]{DEFINED}|(?:fad|blend|merg|melt|dissolv|bleed)(?:e?s|ing) (?:\w+ ){{0,2}}into|fades gradually'},
+        'border': {'sharp': rf'(?:well|clearly|sharply|crisply|distinctly|cleanly)[- ]{DEFINED}|ends abruptly|stands out (?:clearly|sharply)|clear-cut', 'soft': rf'(?:ill|poorly|badly|vaguely|weakly|softly|indistinctly)[- ]{DEFINED}|(?:fad|blend|merg|melt|dissolv|bleed)(?:es?|s|ing)? (?:\w+ ){{0,2}}into|fades? gradually'},
         'texture': {'dotted': r'dots?|dotted|globul\w+|stippl\w+|punctate|peppered|granules|speckled', 'streaked': r'streak\w*|striations?|striated|radial lines|pseudopods?|stripes?|striped|radiating lines',
                     'network': r'network|reticular?(?:ted)?|reticulation|net-like|netlike|mesh\w*|honeycomb\w*|lattice\w*|grid(?:-like|lines)?|web-like|criss-?cross(?:ed|ing)? lines', 'smooth': r'structureless|featureless|(?:no|without|lacks?|lacking) (?:any |a |visible |discernible )*(?:structures?|texture|pattern|internal structure)'},
         'shape': {'irregular': r'asymmetry|much longer in one \w+'}, 'light': LIT,
@@ -174,15 +174,15 @@ def sizes(
         of_image = re.match(rf'(?: of| in)? {WHOLE}|,? (?:of the )?{WHOLE}', rest) or re.match(r' (?:of )?(?:its|the image\'s) (?:area|surface)', rest)
         if not of_image and (re.match(r' of (?!it)', rest) or not TAKES.search(before)): continue      # of something else
         if re.search(r'(?:upper|lower|left|right|middle|top|bottom|central|outer|inner|first|last)(?:most)?[- ]?$', before): continue # a place
-        if m['a'].endswith(('whole', 'entire', 'whole of', 'entire of')) and not TAKES.search(before): continue
+        if re.search('whole|entire', m['a']) and (not TAKES.search(before) or re.search(r'\bof (?:the )?$', before)): continue # 'a third of the whole image'
         share = a if b is None else np.sqrt(a*b)
         if share: found.append((m.start(), m.end(), min(words, key=lambda w: abs(np.log(AREAS[w]/share)))))
     return found
 
 # %% ../nbs/06_faithfulness.ipynb #f6000013
 NEGATORS = re.compile(r'\b(?:no|not|without|absent|lacks?|lacking|free (?:of|from)|devoid of|neither|nor|never|absence of|none of|rather than|instead of|nothing|hardly any|hides no|fails to show)\b(?! only)')
-ENDS = re.compile(r'[;:]|\bbut\b|\bwith\b|\balthough\b|\bthough\b|\bwhile\b|\bwhereas\b|\bwhich\b|\bthat\b|\band (?:the|a|an|there|its|it|is|are|has|shows?)\b|\bexcept\b|\bapart from\b|\bonly\b|\b(?:on|over|against|around|under|beside)\b')
-AFTER = re.compile(r"^(?:[^,;]*?\b(?:is|are|was|were|be|been)\b)?\s*(?:\(?none\)?$|none\b|(?:is |are |was |were |can |could |be )*(?:not|cannot be|never|nowhere|no longer)(?: (?:clearly|really|be|to be))* ?(?:seen|visible|present|there|found|discernible|identified|detected|evident|apparent|noted|observed|shown|recogni[sz]ed|in view|available)?\s*(?:here|anywhere|either)?$|(?:is |are |was |were )?(?:absent|lacking|missing|out of view|out of sight)\b)")
+ENDS = re.compile(r'[;:]|\bbut\b|\bwith\b|\balthough\b|\bthough\b|\bwhile\b|\bwhereas\b|\bwhich\b|\bthat\b|\band (?:the|a|an|there|its|it|is|are|has|shows?)\b|\bexcept\b|\bapart from\b|\bonly\b|(?<=\w )(?:on|over|against|around|under|beside)\b')
+AFTER = re.compile(r"^(?:[^,;]*?\b(?:is|are|was|were|be|been)\b)?\s*(?:\(?none\)?$|none\b|(?:is |are |was |were |can |could |be )*(?:not|cannot be|never|nowhere|no longer)(?: (?:clearly|really|be|to be))* ?(?:seen|visible|present|there|found|discernible|identified|detected|evident|apparent|noted|observed|shown|recogni[sz]ed|in view|available)?\s*(?:here|anywhere|either)?$|(?:is |are |was |were )?(?:absent|lacking|missing|hidden|out of view|out of sight)\b)")
 
 def denied(
     s:str,          # a statement
@@ -237,7 +237,7 @@ def owner(
         raw = s[b:t[0]]
         last = max((m.end() for m in re.finditer(r'\b(?:and|or|to)\b', raw)), default=None)
         return bool(JOIN.match(bare(b, t[0]))) and not re.search(r'\b(?:the|a|an)\b', raw) and (last is None or any(b + last <= x < t[0] for x, _, _ in values))
-    if after and adorns(after[0]) and ',' not in s[b:after[0][0]]: return after[0] if fits(after[0]) else OTHER
+    if after and 'size' not in of and adorns(after[0]) and ',' not in s[b:after[0][0]]: return after[0] if fits(after[0]) else OTHER
     if before and fits(before[-1]) and re.fullmatch(r'\s*(?::|-|is|are)?\s*', s[before[-1][1]:a]) and not re.search(r'\bof (?:the |its )?$', s[:before[-1][0]]): return before[-1]
     if after and fits(after[0]) and adorns(after[0]): return after[0]
     if s[a:b] == 'light' and any(t[:2] == v[:2] for t in things): return OTHER                         # 'light' the noun
@@ -252,10 +252,10 @@ def owner(
     def cost(t):
         gap = bare(t[1], a) if t[1] <= a else bare(b, t[0])
         hard = any(min(t[1], b) <= m.start() < max(t[0], a) and ('side' in of or any(m.end() <= o[0] < max(t[0], a) + 1 for o in things)) for m in CONTRAST.finditer(s))
-        return len(gap.split()) + 3*gap.count(',') + 30*hard + (6 if t[0] >= b and VERB.search(gap) else 0) + 2*sum(min(t[1], b) <= o[0] and o[1] <= max(t[0], a) for o in things)
+        return len(gap.split()) + 3*gap.count(',') + 30*hard + (6 if t[0] >= b and VERB.search(gap) else 0) + (20 if t[0] >= b and re.match(r' ?, (?:with|and|but|while)\b', gap) else 0) + 2*sum(min(t[1], b) <= o[0] and o[1] <= max(t[0], a) for o in things)
     near = [t for t in things if fits(t) and (t[1] <= a or t[0] >= b)]
     best = min(near, key=cost, default=None)
-    return best if best and cost(best) < 18 else None
+    return best if best and cost(best) < 24 else None
 
 # %% ../nbs/06_faithfulness.ipynb #f6000014
 THING = {m: {a: either(w) for a, w in of.items()} for m, of in THINGS.items()}
@@ -277,7 +277,7 @@ OF_POLYP = re.compile(rf'\b(?:{POLYP}) (?:with|has|having|shows) (?:an? |its )?(
 def alone_between(s:str, v:tuple, values:list) -> bool:
     "Does a value stand between commas with nothing but other values?"
     a, b = s.rfind(',', 0, v[0]) + 1, s.find(',', v[1])
-    words = ''.join(c for k, c in enumerate(s[a:b if b >= 0 else None], a) if not any(x <= k < y for x, y, _ in values))
+    words = re.sub(r'\w+ly\b', '', ''.join(c for k, c in enumerate(s[a:b if b >= 0 else None], a) if not any(x <= k < y for x, y, _ in values)))
     return bool(JOIN.match(words) or re.fullmatch(r'\s*(?:(?:and|in|on|at|to|near|towards) )?(?:the )?\s*', words))
 
 def misplaced(s:str, v:tuple, attribute:str) -> bool:
@@ -305,7 +305,7 @@ def read_statement(
     "What one statement claims and denies."
     vocabulary, together = ATTRIBUTES[modality], TOGETHER[modality]
     things, values, alone = things_in(s, modality), values_in(s, modality), alone_in(s, modality)
-    claims, gone, kinds, placed, colours = [], set(), set(), {}, []
+    claims, gone, kinds, placed, refused, colours = [], set(), set(), {}, {}, []
     for a, b, attribute, value in alone:
         after = next((t for t in things if t[0] >= b), None)
         if attribute in ('border', 'lungs') and after and not after[2] & {attribute} and re.fullmatch(r' (?:\w+ly )?', s[b:after[0]]) and not after[2] & {'shape', 'colour', 'side'}: continue
@@ -324,8 +324,10 @@ def read_statement(
             value = as_patient(s, v, v[2][attribute]) if attribute in ('side', 'marker') else v[2][attribute]
             if misplaced(s, v, attribute) or attribute == 'texture' and OF_POLYP.search(s[:v[0]]): continue
             if t: placed.setdefault(t[:2], set()).add(attribute)
-            if not denied(s, v[0], v[1]): claims.append((attribute, value)); colours += [v] if attribute == 'colour' else []
-            elif attribute in BINARY: claims.append((attribute, BINARY[attribute][value]))
+            if not denied(s, v[0], v[1]): claims.append((attribute, value)); colours += [v] if attribute == 'colour' else []; continue
+            refused.setdefault(attribute, set()).add(value)
+            if attribute == 'hair' and value == 'few' or 'none' in vocabulary[attribute] and attribute not in together[1:] and len(refused[attribute]) > 1: gone.add(attribute) # not a single hair; no R or L marker
+            if attribute in BINARY: claims.append((attribute, BINARY[attribute][value]))
     for v in values:                                                                                 # 'brown, black and blue-gray': the last is no main colour
         if colours and 'second colour' in v[2] and 'colour' not in v[2] and v[0] >= colours[-1][1] and JOIN.match(s[colours[-1][1]:v[0]]): colours.append(v)
     if modality == 'dermoscopy' and len(colours) > 1 and equal_list(s, colours):                      # first the main one, then further ones
@@ -808,5 +810,4 @@ def main(argv=None):
         print(report[report.attribute == 'all'][['modality', 'step', 'evidence', 'measure', 'rate', 'low', 'high', 'n']].round(3).to_string(index=False))
 
 # %% ../nbs/06_faithfulness.ipynb #f6000047
-#| eval: false
-if __name__ == '__main__': main()
+if __name__ == '__main__' and '__file__' in globals(): main()
