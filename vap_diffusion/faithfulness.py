@@ -333,7 +333,7 @@ def read_statement(
     if modality == 'dermoscopy' and len(colours) > 1 and equal_list(s, colours):                      # first the main one, then further ones
         for v in colours[1:]:
             if ('colour', v[2].get('colour')) in claims: claims.remove(('colour', v[2]['colour']))
-            if 'second colour' in v[2]: claims.append(('second colour', v[2]['second colour']))
+            if 'second colour' in v[2] and v[2].get('colour') != colours[0][2].get('colour'): claims.append(('second colour', v[2]['second colour']))
     for a, b, attributes in things:
         for attribute in attributes & set(vocabulary):
             if 'none' not in vocabulary[attribute] and attribute != 'vessels' or attribute in together[1:]: continue
