@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SIDEWAYS', 'PLACES', 'LUNG', 'LIGHTS', 'LIT', 'LIGHT', 'BROWN', 'VALUES', 'SKIN_LESION', 'OPACITY', 'POLYP', 'THINGS',
            'DEFINED', 'ALONE', 'OTHERS', 'GENERAL', 'WISH', 'FRACTIONS', 'PART', 'NUMBER', 'AMOUNT', 'WHOLE', 'TAKES',
-           'NEGATORS', 'ENDS', 'AFTER', 'OTHER', 'CONTRAST', 'COPULA', 'JOIN', 'VERB', 'THING', 'VALUE', 'WHOLE_WORD',
-           'SUBJECT', 'BINARY', 'PLACED', 'RIM', 'OF_POLYP', 'PHRASES', 'DENIALS', 'SYNONYMS', 'either', 'normalise',
-           'statements', 'share_of', 'sizes', 'denied', 'things_in', 'values_in', 'owner', 'alone_in', 'alone_between',
-           'misplaced', 'as_patient', 'equal_list', 'read_statement', 'read_claims', 'wilson', 'faithfulness_report',
-           'score_claims', 'judge', 'consistency', 'ask', 'say', 'spoken', 'can_plant', 'plant_errors', 'put', 'reword',
-           'recover', 'draw_truth', 'chance', 'shuffled_bank', 'describer_accuracy', 'write_results', 'prove',
-           'lesion_agreement', 'agreement_of_lesions', 'evidence_table', 'report_table', 'main', 'verify',
-           'wrong_claims', 'mended', 'verify_table']
+           'FULL', 'NEGATORS', 'ENDS', 'AFTER', 'OTHER', 'CONTRAST', 'COPULA', 'JOIN', 'VERB', 'THING', 'VALUE',
+           'WHOLE_WORD', 'SUBJECT', 'BINARY', 'PLACED', 'RIM', 'OF_POLYP', 'PHRASES', 'DENIALS', 'SYNONYMS', 'either',
+           'normalise', 'statements', 'share_of', 'sizes', 'denied', 'things_in', 'values_in', 'owner', 'alone_in',
+           'alone_between', 'misplaced', 'as_patient', 'equal_list', 'read_statement', 'named_again', 'read_claims',
+           'wilson', 'faithfulness_report', 'score_claims', 'judge', 'consistency', 'ask', 'say', 'spoken', 'can_plant',
+           'plant_errors', 'put', 'reword', 'recover', 'draw_truth', 'chance', 'shuffled_bank', 'describer_accuracy',
+           'write_results', 'prove', 'lesion_agreement', 'agreement_of_lesions', 'evidence_table', 'report_table',
+           'main', 'verify', 'wrong_claims', 'mended', 'verify_table']
 
 # %% ../nbs/06_faithfulness.ipynb #f6a00003
 import argparse, itertools, json, os, re, subprocess, time
@@ -98,7 +98,7 @@ THINGS = {
                    'marker': r'(?:side |lead |laterality )?(?:markers?|letters?)|annotation|laterality label|label'},
     'colonoscopy': {'mucosa': r'(?:colonic |surrounding |background )?mucosa(?:l lining|l surface)?|(?:bowel |colon(?:ic)? |intestinal )?(?:wall|lining)|background|tissue', 'texture': r'texture|surface|(?:colonic |surrounding |background )?mucosa(?:l lining|l surface)?|(?:bowel |colon(?:ic)? |intestinal )?(?:wall|lining)|relief',
                     'vessels': r'(?:blood |submucosal |mucosal )?(?:vessels?|vasculature|vascularity|capillaries)|(?:mucosal |submucosal )?vascular (?:pattern|network|markings?|architecture)|veins', 'lesion': POLYP, 'colour': POLYP + r'|it|its|colour(?=:? (?:pale|pink|red)\b)', 'size': POLYP + r'|it|size', 'position': POLYP + r'|it|position|location',
-                    'lumen': r'(?:bowel |colonic )?lumen|tunnel|passage|dark (?:hole|opening)', 'light': LIGHT, 'corner box': r'(?:(?:corner|text|information|info|overlay|display|inset|coloured|navigation) )*(?:box(?:es)?|overlay|inset|panel|rectangle|square|burnt-in text|text|inlay)'},
+                    'lumen': r'(?:bowel |colonic )?lumen|tunnel|passage|dark (?:hole|opening)', 'light': LIGHT, 'corner box': r'(?:(?:corner|text|information|info|overlay|display|inset|coloured|navigation) )*(?:box(?:es)?|overlays?|inset|panel|rectangle|square|burnt-in text|text|inlay)'},
 }
 # Words that are thing and value in one.
 DEFINED = r'(?:defined|demarcated|circumscribed|delineated|delimited|bordered|outlined|marginated|bounded|edged)'
@@ -142,6 +142,7 @@ def statements(
     text:str, # normalised
 ) -> list[str]:
     "The sentences (also cut at semicolons) that state something about this image: no question, wish or general remark."
+    text = re.sub(r'(?:^|(?<=[.;] ))compared (?:with|to) [^,.;]*, ', '', text)
     parts = re.split(r'(?<=[.!?;])(?:\s+|$)|\n', text)
     return [p.strip(' .;!') for p in parts if p.strip(' .;!') and not p.strip().endswith('?') and not GENERAL.search(p.strip()) and not WISH.search(p.strip())]
 
@@ -154,6 +155,8 @@ NUMBER = r'\d+(?:\.\d+)?(?: ?%)?'
 AMOUNT = re.compile(rf'(?<![\w.-])(?:(?P<a>{PART}|{NUMBER})(?: ?(?:-|to|and|or) ?(?:as much as |even )?(?P<b>{PART}|{NUMBER}))?)(?![\w])')
 WHOLE = r'(?:the |this )?(?:whole |entire |total |visible )*(?:image|frame|picture|field(?: of view)?|view|photo(?:graph)?|film|radiograph|scan|area|visible field|screen|image area)\b'
 TAKES = re.compile(r'(?:fill|occup|cover|tak(?:e|ing)|span|measur|account|mak(?:e|ing) up|proportion|size|extend|compris|share)\w*(?: \w+){0,5} ?$')
+
+FULL = re.compile(rf'(?:fills?|covers?|occupies|takes up) (?:almost |nearly |practically )?{WHOLE} (?:almost |nearly |practically )?(?:completely|entirely|fully|as a whole)\b')
 
 def share_of(words:str) -> float|None: # between 0 and 1
     "What a fraction or a per cent says."
@@ -176,11 +179,12 @@ def sizes(
         if re.search(r'(?:upper|lower|left|right|middle|top|bottom|central|outer|inner|first|last)(?:most)?[- ]?$', before): continue # a place
         if re.search('whole|entire', m['a']) and (not TAKES.search(before) or re.search(r'\bof (?:the )?$', before)): continue # 'a third of the whole image'
         share = a if b is None else np.sqrt(a*b)
-        if share: found.append((m.start(), m.end(), min(words, key=lambda w: abs(np.log(AREAS[w]/share)))))
+        if share: found.append((m.start(), m.end(), min(words, key=lambda w: round(abs(np.log(AREAS[w]/share)), 6))))
+    found += [(m.start(), m.end(), words[-1]) for m in FULL.finditer(s)]
     return found
 
 # %% ../nbs/06_faithfulness.ipynb #f6000013
-NEGATORS = re.compile(r'\b(?:no|not|without|absent|lacks?|lacking|free (?:of|from)|devoid of|neither|nor|never|absence of|none of|rather than|instead of|nothing|hardly any|hides no|fails to show)\b(?! only)')
+NEGATORS = re.compile(r'\b(?:no|not|without|absent|lacks?|lacking|free (?:of|from)|devoid of|neither|nor|never|absence of|none of|rather than|instead of|than (?:to|on|at|in)|nothing|hardly any|hides no|fails to show)\b(?! only)')
 ENDS = re.compile(r'[;:]|\bbut\b|\bwith\b|\balthough\b|\bthough\b|\bwhile\b|\bwhereas\b|\bwhich\b|\bthat\b|\band (?:the|a|an|there|its|it|is|are|has|shows?)\b|\bexcept\b|\bapart from\b|\bonly\b|(?<=\w )(?:on|over|against|around|under|beside)\b')
 AFTER = re.compile(r"^(?:[^,;]*?\b(?:is|are|was|were|be|been)\b)?\s*(?:\(?none\)?$|none\b|(?:is |are |was |were |can |could |be )*(?:not|cannot be|never|nowhere|no longer)(?: (?:clearly|really|be|to be))* ?(?:seen|visible|present|there|found|discernible|identified|detected|evident|apparent|noted|observed|shown|recogni[sz]ed|in view|available)?\s*(?:here|anywhere|either)?$|(?:is |are |was |were )?(?:absent|lacking|missing|hidden|out of view|out of sight)\b)")
 
@@ -285,7 +289,7 @@ def misplaced(s:str, v:tuple, attribute:str) -> bool:
     a, b, of = v
     if attribute not in ('position', 'lumen'): return False
     if s[a:b] == 'centre' and re.search(r'(?:brown|black|red|pink|tan|gray|blue|white|pale|dark|light)\w* $', s[:a]): return True
-    if re.match(r'(?:-\w+)? (?:\w+ )?of (?:the |this )?(?:lesion|mole|polyp|growth|it\b)', s[b:]) or re.search(r"\b(?:its|lesion's|polyp's|off-|off|from the|from) $", s[:a]): return True
+    if re.match(r'(?:-\w+)? (?:\w+ )?of (?:the |this )?(?:lesion|mole|polyp|growth|lumen|box|it\b)', s[b:]) or re.search(r"\b(?:its|lesion's|polyp's|off-|off|from the|from) $", s[:a]): return True
     return bool(re.match(r'[ -]?(?:\w+ )?corner', s[b:])) and bool(re.search(r'\bbox|overlay|text|inset|panel', s))
 
 def as_patient(s:str, v:tuple, value:str) -> str:
@@ -312,7 +316,7 @@ def read_statement(
         if denied(s, a, b) and not s[a:b].startswith(('no ', 'without ', 'lack')):
             kinds.add((attribute, value))
             if attribute in BINARY: claims.append((attribute, BINARY[attribute][value]))
-        else: claims += [(attribute, value)] + ([('side', m[0])] if attribute == 'opacity' and (m := re.search('left|right', s[a:b])) else [])
+        else: claims += [(attribute, value)] + ([('side', m[0] if m[0] in ('left', 'right') else 'both')] if attribute == 'opacity' and (m := re.search('left|right', s[a:b]) or re.match(r' on both sides| bilaterally', s[b:])) else [])
     for v in values:
         if any(a <= v[0] and v[1] <= b and (attribute in v[2] or attribute == 'texture') for a, b, attribute, _ in alone): continue # already read
         t = owner(s, v, things, values)
@@ -323,10 +327,11 @@ def read_statement(
         for attribute in attributes:
             value = as_patient(s, v, v[2][attribute]) if attribute in ('side', 'marker') else v[2][attribute]
             if misplaced(s, v, attribute) or attribute == 'texture' and OF_POLYP.search(s[:v[0]]): continue
+            if t and attribute in together and denied(s, *t[:2]): continue                               # of a lesion that is not there
             if t: placed.setdefault(t[:2], set()).add(attribute)
             if not denied(s, v[0], v[1]): claims.append((attribute, value)); colours += [v] if attribute == 'colour' else []; continue
             refused.setdefault(attribute, set()).add(value)
-            if attribute == 'hair' and value == 'few' or 'none' in vocabulary[attribute] and attribute not in together[1:] and len(refused[attribute]) > 1: gone.add(attribute) # not a single hair; no R or L marker
+            if attribute == 'hair' and value == 'few' or 'none' in vocabulary[attribute] and attribute not in together[1:] and t and v[1] <= t[0] and len(refused[attribute]) > 1: gone.add(attribute) # not a single hair; no R or L marker
             if attribute in BINARY: claims.append((attribute, BINARY[attribute][value]))
     for v in values:                                                                                 # 'brown, black and blue-gray': the last is no main colour
         if colours and 'second colour' in v[2] and 'colour' not in v[2] and v[0] >= colours[-1][1] and JOIN.match(s[colours[-1][1]:v[0]]): colours.append(v)
@@ -344,6 +349,14 @@ def read_statement(
             if denied(s, a, b): gone.add(attribute)
     return claims, gone, kinds
 
+def named_again(text:str, modality:str) -> str:
+    "'The skin is not red; it is pale' speaks of the skin: what 'it' after a semicolon stands for is named again."
+    parts = re.split(r'(?<=;) (?=(?:it|they) (?:is|are|appears?|looks?)\b)', text)
+    for i in range(1, len(parts)):
+        before = re.split(r'[.!?;] ', parts[i - 1])[-1].strip()
+        if things := things_in(before, modality): parts[i] = re.sub('^(?:it|they)', before[things[0][0]:things[0][1]], parts[i])
+    return ' '.join(parts)
+
 def read_claims(
     text:str,                        # free text
     modality:str='dermoscopy',
@@ -353,7 +366,7 @@ def read_claims(
     text, together, found, gone, kinds = normalise(text), TOGETHER[modality], {}, set(), set()
     if modality == 'dermoscopy' and not re.search(r'\b(?:lesions?|mole|nevus|macule|plaque|papule|growth|neoplasm)\b', text): text = re.sub(r'\b(?:spot|patch|area)\b(?! of)', 'lesion', text)
     named = modality == 'dermoscopy' or bool(THING[modality][together[0]].search(text))
-    for s in statements(text):
+    for s in statements(named_again(text, modality)):
         claims, absent, others = read_statement(s, modality, named)
         for attribute, value in claims: found.setdefault(attribute, set()).add(value)
         gone |= absent; kinds |= others
