@@ -193,3 +193,13 @@ def test_lesions():
 def test_the_command_needs_a_folder():
     run = subprocess.run([sys.executable, '-m', 'vap_diffusion.faithfulness', 'report'], capture_output=True, text=True)
     assert run.returncode == 2 and 'working folder' in run.stderr and 'Traceback' not in run.stderr
+
+def test_failures_seen_by_eye():
+    from read_by_eye import RESULTS, failed, verdict
+    seen = dict(lesion=['round'], colour=['pink'], vessels=['lost'], lumen=['left', 'none'])
+    assert failed(read_claims('No lesion; clear vessels.', 'colonoscopy'), seen, 'colonoscopy') == ['lesion', 'vessels'], 'a missed lesion is one failure'
+    assert failed(read_claims('Round red lesion; lumen right.', 'colonoscopy'), seen, 'colonoscopy') == ['colour', 'lumen']
+    assert failed(read_claims('Round pink lesion, a tenth of the image; lost vessels.', 'colonoscopy'), seen, 'colonoscopy') == []
+    assert failed({'lesion': ['flat'], 'colour': ['red']}, dict(lesion=['none'], colour=['pink']), 'colonoscopy') == ['lesion']
+    assert (verdict([], 'colonoscopy'), verdict(['vessels'], 'colonoscopy'), verdict(['lesion'], 'colonoscopy'), verdict(['colour'], 'dermoscopy')) == ('right', 'partly', 'wrong', 'partly')
+    for r in json.loads(RESULTS.read_text())['images']: assert r['failed'] == failed(read_claims(r['text'], r['modality']), r['seen'], r['modality']) and r['verdict'] == verdict(r['failed'], r['modality']), r['image']
