@@ -28,11 +28,11 @@ from .datasets import load_image, load_table
 from .vaps import SIDE, MeasuringDescriber, assistant, questions, read_lines, user
 
 # %% ../nbs/06_faithfulness.ipynb #f6000010
-def either(*words): return re.compile(r'(?<![\w-])(?:' + '|'.join(words) + r')(?![\w])')
+def either(*words): return re.compile(r'(?<![\w-])(?:' + '|'.join(words) + r')(?!\w|-(?:white|blue|purple|violet|yellow|pink)\b)')
 SIDEWAYS = r'(?:[- ]?(?:ward|hand)?s?\b(?:[- ](?:side|half|part|third|edge|border|margin|portion|region|area|section|quadrant))?(?: of (?:the )?(?:image )?centre\b| of midline)?)'
 PLACES = {'centre': r'(?:dead[- ])?(?:centre|central(?:ly)?|centred|middle|mid)', 'left': 'left', 'right': 'right', 'top': r'(?:top|upper(?:most)?|superior(?:ly)?|above)', 'bottom': r'(?:bottom|lower(?:most)?|inferior(?:ly)?|below)'}
 PLACES = {k: v + SIDEWAYS for k, v in PLACES.items()} | {'top': 'above (?:the )?(?:image )?centre|' + PLACES['top'] + SIDEWAYS, 'bottom': 'below (?:the )?(?:image )?centre|' + PLACES['bottom'] + SIDEWAYS}
-LUNG = r'(?:[- ]sided)?(?: (?:upper|lower|mid|middle|basal|apical))?(?: (?:lung(?: fields?| zones?| base| apex)?|hemithorax|side|lobe|zone|base|apex|half|chest|field)s?\b)?'
+LUNG = r'(?:[- ]sided)?(?: (?:upper|lower|mid|middle|basal|apical))?(?: (?:lung(?: fields?| zones?| base| apex)?|hemithorax|side|lobe|zone|base|apex|half|chest|field|hilum|clavicle|chest wall)s?\b)?'
 LIGHTS = {'dark': r'dark|dim(?:ly)?|low|poor|weak|subdued|gloomy|insufficient|dull', 'normal': r'normal|even|standard|adequate|moderate|average|medium|ordinary|regular|balanced|neutral|usual|natural|good',
           'bright': r'bright(?:ly)?|strong|intense|harsh|high|glaring|light'}
 LIT = {'dark': r'under-?exposed|(?:dim|poor|bad|weak)ly (?:lit|illuminated)', 'bright': r'over-?exposed|(?:bright|strong|intense|harsh)ly (?:lit|illuminated)',
@@ -59,7 +59,7 @@ VALUES = {
                  'tan': r'tan(?:ned)?|beige|olive|golden|(?:light|pale)[- ]brown|bronze|yellowish', 'brown': r'(?:dark |deep |medium )?brown(?:ish)?|dark(?:[- ](?:coloured|toned|complexioned))?', 'gray': r'gray(?:ish)?|ashen'},
         'light': LIGHTS,
         'hair': {'few': r'(?:a |very |only (?:a )?)?few|sparse(?:ly)?|scant\w*|some|occasional|scattered|(?:a )?single|isolated|one|one or two|two|three|a couple of|a handful of|thinly', 'many': r'many|numerous|dense(?:ly)?|abundant|thickly|heav(?:y|ily)|lots of|plenty of|a lot of|profuse|multiple|countless'},
-        'corners': {'dark': r'dark(?:ened)?|black(?:ened)?|shadow(?:ed|y)|shaded|dim|obscured', 'none': r'bright|clear|light|(?:evenly |fully |well )?(?:lit|illuminated)|clean|unshaded'}},
+        'corners': {'dark': r'dark(?:ened|ening)?|black(?:ened)?|shadow(?:ed|y|ing)|shaded|dim|obscured', 'none': r'bright|clear|light|(?:evenly |fully |well )?(?:lit|illuminated)|clean|unshaded'}},
     'chest_xray': {
         'exposure': {'dark': r'dark(?:er|ish)?|dim|blackish', 'normal': r'normal|adequate|average|standard|good|correct|proper|balanced|appropriate|satisfactory|medium|regular|moderate|usual', 'bright': r'(?:very )?bright(?:er)?|light|pale|whitish|white'},
         'build': {'slim': r'slim|slender|thin|narrow|lean|slight|asthenic|petite|gracile|small', 'average': r'average|normal|medium|ordinary|regular|standard|typical|moderate', 'broad': r'broad|wide|large|heavy|heavily built|stocky|obese|overweight|big|barrel\w*|robust|sturdy|thickset|corpulent'},
@@ -85,10 +85,10 @@ VALUES = {
 }
 # The things themselves.
 SKIN_LESION = r'(?:skin |pigmented |melanocytic )?(?:lesions?|mole|spot of interest|nevus|naevus|growth|neoplasm|macule|plaque|papule|patch)|this one|it|its'
-OPACITY = r'opacit(?:y|ies)|opacification|densit(?:y|ies)|shadow(?:s|ing)?|lesions?|mass(?:es)?|nodules?|infiltrat(?:e|es|ion|ions)|consolidations?|effusions?|(?:pleural )?fluid(?: level| collection)?|finding|abnormality|whiteness'
-POLYP = r'polyps?|lesions?|growths?|mass(?:es)?|bump|nodules?|protrusions?|adenomas?|tumou?rs?|elevation|swelling|plaque'
+OPACITY = r'opacit(?:y|ies)|opacification|densit(?:y|ies)|shadow(?:s|ing)?|lesions?|mass(?:es)?|nodules?|infiltrat(?:e|es|ion|ions)|consolidations?|effusions?|(?:pleural )?fluid(?: level| collection)?|finding|abnormality|whiteness|(?<=patchy )one|(?<=layered )one|(?<=round )one'
+POLYP = r'polyps?|lesions?|growths?|mass(?:es)?|bump|nodules?|protrusions?|adenomas?|tumou?rs?|elevation|swelling|plaque|(?<=flat )one|(?<=stalked )one|(?<=round )one|(?<=sessile )one'
 THINGS = {
-    'dermoscopy': {'size': SKIN_LESION + r'|size|area', 'shape': SKIN_LESION + r'|shape|form|outlines?|contours?|silhouette|borders?|edges?|margins?', 'colour': SKIN_LESION + r'|colou?r(?:ation)?|hue|pigment(?:ation)?|the rest|remainder|surface',
+    'dermoscopy': {'size': SKIN_LESION + r'|size|area', 'shape': SKIN_LESION + r'|shape|form|outlines?|contours?|silhouette|borders?|edges?|margins?', 'colour': SKIN_LESION + r'|colou?r(?:ation)?|hue|shade|interior|pigment(?:ation)?|the rest|remainder|surface',
                    'second colour': r'(?:second|secondary|further|additional|other|another)(?: \w+)? (?:colou?rs?|hues?|tones?)|areas?|foci|focus|patch(?:es)?|spots?|specks?|rim|centre|core|periphery|zones?|regions?|blotch(?:es)?|veil|halo|flecks?|islands?|parts?|portions?|speckles?|points?|ring',
                    'border': r'borders?|edges?|margins?|boundar(?:y|ies)|outlines?|contours?|perimeter|demarcation|transition', 'texture': SKIN_LESION + r'|texture|surface|pattern|structure|interior', 'position': SKIN_LESION + r'|position|location',
                    'skin': r'(?:surrounding |background |adjacent |perilesional |healthy )?skin(?: tone| colou?r| background)?(?! lesion)|background(?! within)|surround(?:ings?|s)', 'light': LIGHT, 'hair': r'(?:terminal |body |vellus )?hairs?(?: strands?)?', 'corners': r'(?:image |frame |picture )?corners?|vignett(?:e|es|ing)|vignette effect'},
@@ -115,10 +115,10 @@ ALONE = {
         'exposure': {'normal': r'(?:well|properly|correctly|adequately|normally)[- ](?:exposed|penetrated)', 'bright': r'under-?penetrated|brightly exposed', 'dark': r'over-?penetrated|darkly exposed'},
         'build': {'broad': r'broad-chested|heavy-set|broad-shouldered', 'slim': r'narrow-chested|thin-chested'}, 'heart': {'large': r'cardiomegaly|enlargement of the heart|heart enlargement|cardiac enlargement', 'small': r'microcardia'},
         'lungs': {'streaked': r'streaks|(?:increased|prominent|coarse|accentuated|streaky|linear) (?:interstitial |lung |vascular |bronchovascular |pulmonary )?markings|interstitial (?:pattern|markings?|thickening)|reticular (?:pattern|markings)|streakiness|linear (?:strands|streaks)', 'hazy': r'haze|haziness|ground[- ]glass (?:appearance|haze|change)|veil(?:ing)?'},
-        'opacity': {'round': r'nodules?|mass(?:es)?|coin lesions?', 'patchy': r'consolidat\w+|infiltrat(?:e|es|ion|ions)|patches', 'layered': r'(?:pleural )?effusions?|(?:air-)?fluid levels?|pleural fluid|blunt(?:ed|ing) (?:of )?(?:the )?(?:\w+ )?costophrenic (?:angles?|sul\w+)|costophrenic angles? (?:is|are|appears?) (?:\w+ )?blunted|layering fluid'},
+        'opacity': {'round': r'nodules?|mass(?:es)?|coin lesions?', 'patchy': r'consolidat\w+|infiltrat(?:e|es|ion|ions)|patches', 'layered': r'(?:pleural )?effusions?|(?:air-)?fluid levels?|pleural fluid|fluid layers?|layers? (?:along|out)|blunt(?:ed|ing) (?:of )?(?:the )?(?:\w+ )?costophrenic (?:angles?|sul\w+)|costophrenic angles? (?:is|are|appears?) (?:\w+ )?blunted|layering fluid'},
         'side': {'both': r'bibasal|bibasilar'},
         'device': {'catheter': r'catheters?|(?:central |venous |central venous )lines?|picc(?: line)?|port-a-cath|(?:nasogastric|endotracheal|chest|feeding|tracheostomy) tubes?|tubing|tubes?|drains?', 'wires': r'(?:ecg |ekg |pacing |monitoring |sternal |sternotomy )?(?:wires?|leads?|electrodes?|cables?)|pacemaker'},
-        'marker': {'none': r'unmarked'}},
+        'marker': {'none': r'unmarked', 'left': r'(?:an?|letter|one) l', 'right': r'(?:an?|letter|one) r'}},
     'colonoscopy': {
         'mucosa': {'red': r'erythema|redness|hypera?emia'}, 'texture': {'folded': r'(?:haustral |mucosal |circular |transverse |prominent )*folds|haustra\w*|ridges|plicae|wrinkles', 'granular': r'granularity|granules|cobblestoning|cobblestone (?:pattern|appearance)'},
         'vessels': {'lost': r'loss of (?:the )?(?:normal |visible )?(?:mucosal |submucosal )?(?:vascular(?:ity| pattern| markings?)?|vessels)|avascular'}, 'light': LIT,
@@ -131,7 +131,7 @@ OTHERS = either(r'dots?', r'globules?', r'streaks?', r'network', r'stools?', r'm
 def normalise(text:str) -> str:
     "Small letters, one spelling, plain quotes and dashes."
     text = re.sub(r'[\u2010-\u2015]', '-', text.lower().replace('\u2019', "'"))
-    text = re.sub(r'"|\u201c|\u201d', '', text)
+    text = re.sub(r'"|\u201c|\u201d|\'(?=[lr]\'|\W|$)|(?<=\b[lr])\'', '', text)
     for old, new in (('center', 'centre'), ('grey', 'gray'), ('color', 'colour'), ("n't", ' not'), ('cannot', 'can not'), ('per cent', '%'), ('percent', '%')): text = text.replace(old, new)
     return re.sub(r'\s+', ' ', text.replace('can not be', 'cannot be')).strip()
 
@@ -142,6 +142,7 @@ def statements(
     text:str, # normalised
 ) -> list[str]:
     "The sentences (also cut at semicolons) that state something about this image: no question, wish or general remark."
+    text = re.sub(r',? ?from (?:left to right|right to left|top to bottom|side to side)', '', text)
     text = re.sub(r'(?:^|(?<=[.;] ))compared (?:with|to) [^,.;]*, ', '', text)
     parts = re.split(r'(?<=[.!?;])(?:\s+|$)|\n', text)
     return [p.strip(' .;!') for p in parts if p.strip(' .;!') and not p.strip().endswith('?') and not GENERAL.search(p.strip()) and not WISH.search(p.strip())]
@@ -184,7 +185,7 @@ def sizes(
     return found
 
 # %% ../nbs/06_faithfulness.ipynb #f6000013
-NEGATORS = re.compile(r'\b(?:no|not|without|absent|lacks?|lacking|free (?:of|from)|devoid of|neither|nor|never|absence of|none of|rather than|instead of|than (?:to|on|at|in)|nothing|hardly any|hides no|fails to show)\b(?! only)')
+NEGATORS = re.compile(r'\b(?:no|not|without|absent|lacks?|lacking|free (?:of|from)|devoid of|neither|nor|never|absence of|none of|rather than|anything but|instead of|than (?:to|on|at|in)|nothing|hardly any|hides no|fails to show)\b(?! only)')
 ENDS = re.compile(r'[;:]|\bbut\b|\bwith\b|\balthough\b|\bthough\b|\bwhile\b|\bwhereas\b|\bwhich\b|\bthat\b|\band (?:the|a|an|there|its|it|is|are|has|shows?)\b|\bexcept\b|\bapart from\b|\bonly\b|(?<=\w )(?:on|over|against|around|under|beside)\b')
 AFTER = re.compile(r"^(?:[^,;]*?\b(?:is|are|was|were|be|been)\b)?\s*(?:\(?none\)?$|none\b|(?:is |are |was |were |can |could |be )*(?:not|cannot be|never|nowhere|no longer)(?: (?:clearly|really|be|to be))* ?(?:seen|visible|present|there|found|discernible|identified|detected|evident|apparent|noted|observed|shown|recogni[sz]ed|in view|available)?\s*(?:here|anywhere|either)?$|(?:is |are |was |were )?(?:absent|lacking|missing|hidden|out of view|out of sight)\b)")
 
@@ -203,7 +204,7 @@ def denied(
 
 OTHER, CONTRAST = (-1, -1, set()), re.compile(r'\b(?:while|whereas|but|although)\b')                # no thing that is asked for
 COPULA = re.compile(r"\b(?:is|are|was|were|appears?|looks?|seems?|remains?|being|becomes?|lies|sits|located|situated|positioned|placed|found|visible|seen|opens)\b(?: (?:to be|as|like|out|at|in|on|to|towards?|near|the|rather|very|quite|mostly|mainly|slightly|somewhat|clearly|not|a|of|about|largely|entirely|fairly|probably|possibly|perhaps|also|\w+ly|both|all|mildly|moderately|markedly|located|situated|visible|seen|close|more|overall|far|side|corner))*\s*$")
-JOIN = re.compile(r'^[\s,/&-]*(?:(?:and|or|to|as well as|even|a|an|the|very|rather|quite|slightly|somewhat|mostly|mainly|both|partly|more|less|also|in colour|coloured|in shape|shaped|in places|then|possibly|perhaps|probably|fairly|small|large|tiny|big|single|solitary|well|raised|elevated|focal|subtle|vague|thin|fine|medical|clear|visible|pigmented|mucosal|obvious|definite|prominent|irregular|colonic|main|overall|smallish)[\s,/&-]*)*$')
+JOIN = re.compile(r'^[\s,/&-]*(?:(?:and|or|to|as well as|even|a|an|the|very|rather|quite|slightly|somewhat|mostly|mainly|both|partly|more|less|also|in colour|coloured|in shape|shaped|in places|then|possibly|perhaps|probably|fairly|\w+-like|small|large|tiny|big|single|solitary|well|raised|elevated|focal|subtle|vague|thin|fine|medical|clear|visible|pigmented|mucosal|obvious|definite|prominent|irregular|colonic|main|overall|smallish)[\s,/&-]*)*$')
 VERB = re.compile(r"\b(?:is|are|was|were|has|have|with|without|no|shows?|appears?|in|on|of|from|at|by|around|near|over|above|below|along|through|fills?|occup\w+|covers?|lies|sits|under|toward\w*|surround\w+|while|whereas|but|although|contains?|there)\b")
 
 def things_in(s:str, modality:str) -> list[tuple]: # start, end, attributes whose thing it is
@@ -252,7 +253,8 @@ def owner(
         clause = max((c.end() for c in re.finditer(r'[,;:]|\b(?:while|whereas|but|although|and|with|is|are|which)\b', s[:m.start()])), default=0)
         subject = [t for t in things if clause <= t[0] and t[1] <= m.start()]
         if not subject: subject = [t for t in things if t[1] <= m.start() and not re.search(r'[,;]', s[t[1]:m.start()])] # 'is surrounded by ... and is ...'
-        if subject: return next((t for t in subject if fits(t)), OTHER)
+        earlier = [t for t in things if s.rfind(',', 0, m.start()) < t[0] and t[1] <= m.start()]     # 'the heart and the mediastinum are'
+        if subject: return next((t for t in subject + earlier if fits(t)), OTHER)
     def cost(t):
         gap = bare(t[1], a) if t[1] <= a else bare(b, t[0])
         hard = any(min(t[1], b) <= m.start() < max(t[0], a) and ('side' in of or any(m.end() <= o[0] < max(t[0], a) + 1 for o in things)) for m in CONTRAST.finditer(s))
@@ -287,8 +289,10 @@ def alone_between(s:str, v:tuple, values:list) -> bool:
 def misplaced(s:str, v:tuple, attribute:str) -> bool:
     "A word of place that says where in the lesion, or in which corner a box is; 'left' of the picture is not that of the patient."
     a, b, of = v
+    if attribute == 'light': return bool(RIM.match(s[b:]))
     if attribute not in ('position', 'lumen'): return False
     if s[a:b] == 'centre' and re.search(r'(?:brown|black|red|pink|tan|gray|blue|white|pale|dark|light)\w* $', s[:a]): return True
+    if re.search(r'\b(?:brown|black|red|pink|tan|gray|white|blue|pale|bright|dark)(?:ish)? (?:in|at|towards?|near) (?:the |its )$', s[:a]): return True
     if re.match(r'(?:-\w+)? (?:\w+ )?of (?:the |this )?(?:lesion|mole|polyp|growth|lumen|box|it\b)', s[b:]) or re.search(r"\b(?:its|lesion's|polyp's|off-|off|from the|from) $", s[:a]): return True
     return bool(re.match(r'[ -]?(?:\w+ )?corner', s[b:])) and bool(re.search(r'\bbox|overlay|text|inset|panel', s))
 
@@ -300,7 +304,7 @@ def as_patient(s:str, v:tuple, value:str) -> str:
 def equal_list(s:str, spans:list[tuple]) -> bool:
     "Are colours listed side by side ('brown and black'), not as alternatives or a range?"
     gaps = [s[x[1]:y[0]] for x, y in zip(spans, spans[1:])]
-    return all(len(g) < 25 for g in gaps) and not re.search(r'\b(?:between|from|either)\b[^,]*$', s[:spans[0][0]]) and not any(re.search(r'\bor\b|\bto\b|-', g) for g in gaps) and any(re.search(r'\band\b|,|&|\bwith\b|\bplus\b', g) for g in gaps)
+    return all(len(g) < 25 for g in gaps) and not re.search(r'\b(?:between|from|either)\b[^,]*$', s[:spans[0][0]]) and not any(re.search(r'\bor\b|\bto\b|-|perhaps|possibly|maybe|almost|rather', g) for g in gaps) and any(re.search(r'\band\b|,|&|\bwith\b|\bplus\b', g) for g in gaps)
 
 @lru_cache(200_000)
 def read_statement(
@@ -309,6 +313,7 @@ def read_statement(
     "What one statement claims and denies."
     vocabulary, together = ATTRIBUTES[modality], TOGETHER[modality]
     things, values, alone = things_in(s, modality), values_in(s, modality), alone_in(s, modality)
+    things = [t for t in things if not any('position' in v[2] and v[0] < t[0] and t[1] <= v[1] and not re.match(r' of (?:the |its )?(?:lesion|polyp)', s[v[1]:]) for v in values)] # the 'part' of 'the lower part'
     claims, gone, kinds, placed, refused, colours = [], set(), set(), {}, {}, []
     for a, b, attribute, value in alone:
         after = next((t for t in things if t[0] >= b), None)
@@ -321,8 +326,9 @@ def read_statement(
         if any(a <= v[0] and v[1] <= b and (attribute in v[2] or attribute == 'texture') for a, b, attribute, _ in alone): continue # already read
         t = owner(s, v, things, values)
         attributes = set(v[2]) & t[2] if t else set(v[2]) & set(SUBJECT[modality]) if known and (alone_between(s, v, values) or 'size' in v[2]) else set()
+        if t and t[1] <= v[0]: attributes |= {a for o in things if re.fullmatch(r' and (?:the )?', s[o[1]:t[0]]) for a in set(v[2]) & o[2]} # 'heart and lungs are normal'
         if t and len(attributes) > 1 and 'shape' in attributes and re.match('border|edge|margin', s[t[0]:]): attributes -= {'shape'}
-        if t and 'shape' in attributes and re.match('border|edge|margin|outline|contour', s[t[0]:]) and v[2]['shape'] != 'irregular': attributes -= {'shape'}
+        if t and 'shape' in attributes and re.match('border|edge|margin', s[t[0]:]) and v[2]['shape'] != 'irregular': attributes -= {'shape'}
         if attributes == {'colour'} and 'second colour' in v[2] and RIM.match(s[v[1]:]): attributes = {'second colour'}
         for attribute in attributes:
             value = as_patient(s, v, v[2][attribute]) if attribute in ('side', 'marker') else v[2][attribute]
