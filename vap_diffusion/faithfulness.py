@@ -6,10 +6,11 @@
 __all__ = ['SIDEWAYS', 'PLACES', 'LUNG', 'LIGHTS', 'LIT', 'LIGHT', 'BROWN', 'VALUES', 'SKIN_LESION', 'OPACITY', 'POLYP', 'THINGS',
            'DEFINED', 'ALONE', 'OTHERS', 'GENERAL', 'WISH', 'FRACTIONS', 'PART', 'NUMBER', 'AMOUNT', 'WHOLE', 'TAKES',
            'FULL', 'NEGATORS', 'ENDS', 'AFTER', 'OTHER', 'CONTRAST', 'COPULA', 'JOIN', 'VERB', 'THING', 'VALUE',
-           'WHOLE_WORD', 'SUBJECT', 'BINARY', 'PLACED', 'RIM', 'OF_POLYP', 'PHRASES', 'DENIALS', 'SYNONYMS', 'either',
+           'WHOLE_WORD', 'SUBJECT', 'BINARY', 'RIM', 'OF_POLYP', 'PHRASES', 'DENIALS', 'SYNONYMS', 'either',
            'normalise', 'statements', 'share_of', 'sizes', 'denied', 'things_in', 'values_in', 'owner', 'alone_in',
-           'alone_between', 'misplaced', 'as_patient', 'equal_list', 'read_statement', 'named_again', 'read_claims',
-           'wilson', 'faithfulness_report', 'score_claims', 'judge', 'consistency', 'ask', 'say', 'spoken', 'can_plant',
+           'alone_between', 'misplaced', 'as_patient', 'equal_list', 'said_alone', 'attributes_of', 'share_out',
+           'said_of_things', 'denied_things', 'read_statement', 'named_again', 'read_claims', 'wilson',
+           'faithfulness_report', 'score_claims', 'judge', 'consistency', 'ask', 'say', 'spoken', 'can_plant',
            'plant_errors', 'put', 'reword', 'recover', 'draw_truth', 'chance', 'shuffled_bank', 'describer_accuracy',
            'write_results', 'prove', 'lesion_agreement', 'agreement_of_lesions', 'evidence_table', 'report_table',
            'main', 'verify', 'wrong_claims', 'mended', 'verify_table']
@@ -30,16 +31,20 @@ from .vaps import SIDE, MeasuringDescriber, assistant, questions, read_lines, us
 # %% ../nbs/06_faithfulness.ipynb #f6000010
 def either(*words): return re.compile(r'(?<![\w-])(?:' + '|'.join(words) + r')(?!\w|-(?:white|blue|purple|violet|yellow|pink)\b)')
 SIDEWAYS = r'(?:[- ]?(?:ward|hand)?s?\b(?:[- ](?:side|half|part|third|edge|border|margin|portion|region|area|section|quadrant))?(?: of (?:the )?(?:image )?centre\b| of midline)?)'
-PLACES = {'centre': r'(?:dead[- ])?(?:centre|central(?:ly)?|centred|middle|mid)', 'left': 'left', 'right': 'right', 'top': r'(?:top|upper(?:most)?|superior(?:ly)?|above)', 'bottom': r'(?:bottom|lower(?:most)?|inferior(?:ly)?|below)'}
-PLACES = {k: v + SIDEWAYS for k, v in PLACES.items()} | {'top': 'above (?:the )?(?:image )?centre|' + PLACES['top'] + SIDEWAYS, 'bottom': 'below (?:the )?(?:image )?centre|' + PLACES['bottom'] + SIDEWAYS}
+PLACES = {'centre': r'(?:dead[- ])?(?:centre|central(?:ly)?|centred|middle|mid)', 'left': 'left', 'right': 'right',
+        'top': r'(?:top|upper(?:most)?|superior(?:ly)?|above)', 'bottom': r'(?:bottom|lower(?:most)?|inferior(?:ly)?|below)'}
+PLACES = {k: v + SIDEWAYS for k, v in PLACES.items()} | {'top': 'above (?:the )?(?:image )?centre|' + PLACES['top'] + SIDEWAYS,
+        'bottom': 'below (?:the )?(?:image )?centre|' + PLACES['bottom'] + SIDEWAYS}
 LUNG = r'(?:[- ]sided)?(?: (?:upper|lower|mid|middle|basal|apical))?(?: (?:lung(?: fields?| zones?| base| apex)?|hemithorax|side|lobe|zone|base|apex|half|chest|field|hilum|clavicle|chest wall)s?\b)?'
-LIGHTS = {'dark': r'dark|dim(?:ly)?|low|poor|weak|subdued|gloomy|insufficient|dull', 'normal': r'normal|even|standard|adequate|moderate|average|medium|ordinary|regular|balanced|neutral|usual|natural|good',
+LIGHTS = {'dark': r'dark|dim(?:ly)?|low|poor|weak|subdued|gloomy|insufficient|dull',
+        'normal': r'normal|even|standard|adequate|moderate|average|medium|ordinary|regular|balanced|neutral|usual|natural|good',
           'bright': r'bright(?:ly)?|strong|intense|harsh|high|glaring|light'}
 LIT = {'dark': r'under-?exposed|(?:dim|poor|bad|weak)ly (?:lit|illuminated)', 'bright': r'over-?exposed|(?:bright|strong|intense|harsh)ly (?:lit|illuminated)',
        'normal': r'(?:normally|evenly|adequately|moderately|properly|correctly|well)[- ](?:lit|exposed|illuminated)'}
 LIGHT = r'light(?:ing)?(?! (?:brown|pink|red|skin|tan|gray|\w+ skin)| conditions of)|illumination|exposure|brightness|image|picture|photo(?:graph)?|frame|shot'
 BROWN = r'(?:medium |mid[- ])?(?:\w+ish[- ]|red-|gray-|yellow-)?brown(?:ish)?'
 
+# %% ../nbs/06_faithfulness.ipynb #f600001a
 # Words that name a value of a thing, for a thing that stands elsewhere in the sentence.
 VALUES = {
     'dermoscopy': {
@@ -48,81 +53,132 @@ VALUES = {
                   'irregular': r'irregular(?:ly)?(?:[- ](?:shaped|outlined|contoured|formed))?|asymmetr\w+|lobulated|jagged|ragged|notched|uneven(?:ly shaped)?|amorphous|scalloped'},
         'colour': {'pink': r'(?:light |pale )?pink(?:ish)?|rosy|rose|salmon(?:-coloured)?', 'red': r'(?:\w+ish[- ])?red(?:dish)?|erythematous|crimson|scarlet|ruby',
                    'tan': r'tan(?:ned)?|beige|(?:light|pale)[- ]brown(?:ish)?|fawn|sandy?(?:-coloured)?|honey(?:-coloured)?', 'brown': BROWN,
-                   'dark brown': r'(?:very )?(?:dark(?:er)?|deep|blackish)[- ]brown|chocolate(?:[- ]brown|-coloured)?', 'black': r'(?:jet[- ]?|brown-|brownish[- ]|blue-|bluish[- ])?black(?:ish)?', 'gray': r'(?:brownish[- ])?gray(?:ish)?|ash(?:en|y)|slate'},
-        'second colour': {'pink': r'(?:light |pale )?pink(?:ish)?|rosy', 'red': r'(?:\w+ish[- ])?red(?:dish)?|erythematous', 'tan': r'tan|beige|light[- ]brown(?:ish)?', 'brown': '(?:dark(?:er)? |deep )?' + BROWN, 'black': r'(?:jet[- ]?|brown-|brownish[- ]|blue-|bluish[- ])?black(?:ish)?',
-                          'blue-gray': r'blu(?:e|ish)[- /]*(?:gray|white|whitish)(?:ish)?|gray(?:ish)?[- /]*blu(?:e|ish)|bluish|blue|gray(?:ish)?', 'white': r'(?:pearly[- ])?white|whitish|ivory|milky|depigmented|hypopigmented'},
+                   'dark brown': r'(?:very )?(?:dark(?:er)?|deep|blackish)[- ]brown|chocolate(?:[- ]brown|-coloured)?',
+                   'black': r'(?:jet[- ]?|brown-|brownish[- ]|blue-|bluish[- ])?black(?:ish)?', 'gray': r'(?:brownish[- ])?gray(?:ish)?|ash(?:en|y)|slate'},
+        'second colour': {'pink': r'(?:light |pale )?pink(?:ish)?|rosy', 'red': r'(?:\w+ish[- ])?red(?:dish)?|erythematous',
+                          'tan': r'tan|beige|light[- ]brown(?:ish)?', 'brown': '(?:dark(?:er)? |deep )?' + BROWN,
+                          'black': r'(?:jet[- ]?|brown-|brownish[- ]|blue-|bluish[- ])?black(?:ish)?',
+                          'blue-gray': r'blu(?:e|ish)[- /]*(?:gray|white|whitish)(?:ish)?|gray(?:ish)?[- /]*blu(?:e|ish)|bluish|blue|gray(?:ish)?',
+                          'white': r'(?:pearly[- ])?white|whitish|ivory|milky|depigmented|hypopigmented'},
         'border': {'sharp': r'(?:very )?sharp(?:ly)?(?: defined)?|crisp(?:ly)?|distinct|clear(?:-cut|ly (?:visible|defined))?|abrupt|precise|clean|defined|discrete|hard|(?:well|clearly|sharply)[- ](?:defined|demarcated|circumscribed|delineated)',
                    'soft': r'soft|blur\w*|fuzzy|haz(?:y|ily)|diffuse|indistinct|gradual|fad(?:ing|es)|smudg\w+|vague|unsharp|unclear|smeared|feathered|washed[- ]out|faint|ill[- ]defined|poorly[- ]defined|undefined|(?:ill|poorly|badly)[- ]demarcated'},
         'texture': {'smooth': r'smooth|homogen(?:e)?ous|uniform|structureless|featureless|even|plain|unstructured'},
         'position': PLACES,
-        'skin': {'pale': r'(?:very )?(?:pale|fair|white|light)(?:[- ](?:coloured|toned|complexioned))?|whitish|porcelain|ivory', 'pink': r'(?:pale |light |slightly |faintly )?pink(?:ish)?|rosy|erythematous|red(?:dish)?|reddened|flushed|inflamed',
-                 'tan': r'tan(?:ned)?|beige|olive|golden|(?:light|pale)[- ]brown|bronze|yellowish', 'brown': r'(?:dark |deep |medium )?brown(?:ish)?|dark(?:[- ](?:coloured|toned|complexioned))?', 'gray': r'gray(?:ish)?|ashen'},
+        'skin': {'pale': r'(?:very )?(?:pale|fair|white|light)(?:[- ](?:coloured|toned|complexioned))?|whitish|porcelain|ivory',
+                 'pink': r'(?:pale |light |slightly |faintly )?pink(?:ish)?|rosy|erythematous|red(?:dish)?|reddened|flushed|inflamed',
+                 'tan': r'tan(?:ned)?|beige|olive|golden|(?:light|pale)[- ]brown|bronze|yellowish',
+                 'brown': r'(?:dark |deep |medium )?brown(?:ish)?|dark(?:[- ](?:coloured|toned|complexioned))?', 'gray': r'gray(?:ish)?|ashen'},
         'light': LIGHTS,
-        'hair': {'few': r'(?:a |very |only (?:a )?)?few|sparse(?:ly)?|scant\w*|some|occasional|scattered|(?:a )?single|isolated|one|one or two|two|three|a couple of|a handful of|thinly', 'many': r'many|numerous|dense(?:ly)?|abundant|thickly|heav(?:y|ily)|lots of|plenty of|a lot of|profuse|multiple|countless'},
-        'corners': {'dark': r'dark(?:ened|ening)?|black(?:ened)?|shadow(?:ed|y|ing)|shaded|dim|obscured', 'none': r'bright|clear|light|(?:evenly |fully |well )?(?:lit|illuminated)|clean|unshaded'}},
+        'hair': {'few': r'(?:a |very |only (?:a )?)?few|sparse(?:ly)?|scant\w*|some|occasional|scattered|(?:a )?single|isolated|one|one or two|two|three|a couple of|a handful of|thinly',
+                 'many': r'many|numerous|dense(?:ly)?|abundant|thickly|heav(?:y|ily)|lots of|plenty of|a lot of|profuse|multiple|countless'},
+        'corners': {'dark': r'dark(?:ened|ening)?|black(?:ened)?|shadow(?:ed|y|ing)|shaded|dim|obscured',
+                    'none': r'bright|clear|light|(?:evenly |fully |well )?(?:lit|illuminated)|clean|unshaded'}},
     'chest_xray': {
-        'exposure': {'dark': r'dark(?:er|ish)?|dim|blackish', 'normal': r'normal|adequate|average|standard|good|correct|proper|balanced|appropriate|satisfactory|medium|regular|moderate|usual', 'bright': r'(?:very )?bright(?:er)?|light|pale|whitish|white'},
-        'build': {'slim': r'slim|slender|thin|narrow|lean|slight|asthenic|petite|gracile|small', 'average': r'average|normal|medium|ordinary|regular|standard|typical|moderate', 'broad': r'broad|wide|large|heavy|heavily built|stocky|obese|overweight|big|barrel\w*|robust|sturdy|thickset|corpulent'},
-        'heart': {'small': r'(?:unusually |rather |very )?(?:small|narrow|slim|tiny|slender)(?:[- ]sized)?|diminished|reduced', 'normal': r'(?:within )?normal(?:[- ](?:sized?|limits|range|width))?|unremarkable|average(?:[- ]size)?|usual|ordinary|regular',
+        'exposure': {'dark': r'dark(?:er|ish)?|dim|blackish',
+                     'normal': r'normal|adequate|average|standard|good|correct|proper|balanced|appropriate|satisfactory|medium|regular|moderate|usual',
+                     'bright': r'(?:very )?bright(?:er)?|light|pale|whitish|white'},
+        'build': {'slim': r'slim|slender|thin|narrow|lean|slight|asthenic|petite|gracile|small',
+                  'average': r'average|normal|medium|ordinary|regular|standard|typical|moderate',
+                  'broad': r'broad|wide|large|heavy|heavily built|stocky|obese|overweight|big|barrel\w*|robust|sturdy|thickset|corpulent'},
+        'heart': {'small': r'(?:unusually |rather |very )?(?:small|narrow|slim|tiny|slender)(?:[- ]sized)?|diminished|reduced',
+                  'normal': r'(?:within )?normal(?:[- ](?:sized?|limits|range|width))?|unremarkable|average(?:[- ]size)?|usual|ordinary|regular',
                   'large': r'(?:mildly |moderately |markedly |slightly )?(?:large|enlarged|big|wide(?:ned)?|broad(?:ened)?|increased|prominent|dilated|globular|bulky)|hypertrophic'},
-        'lungs': {'clear': r'(?:largely |mostly |otherwise )?clear|transparent|unremarkable|clean|normal|well[- ]aerated|(?:radio)?lucent', 'streaked': r'streak(?:ed|y)|striated|linear|reticul\w+|coarse(?:ned)?|interstitial|strand\w*|stripy|striped', 'hazy': r'haz(?:y|ily)|veiled|cloud(?:y|ed)|foggy|misty|ground[- ]glass|milky|murky|dull|blurred'},
-        'opacity': {'round': r'round(?:ed|ish)?|circular|spherical|(?:ball|coin|dis[ck])-(?:shaped|like)|nodular|mass-like|globular|oval', 'patchy': r'patchy|blotchy|ill[- ]defined|fluffy|cloud-like|mottled|irregular|multifocal|cotton\w*|spotty',
+        'lungs': {'clear': r'(?:largely |mostly |otherwise )?clear|transparent|unremarkable|clean|normal|well[- ]aerated|(?:radio)?lucent',
+                  'streaked': r'streak(?:ed|y)|striated|linear|reticul\w+|coarse(?:ned)?|interstitial|strand\w*|stripy|striped',
+                  'hazy': r'haz(?:y|ily)|veiled|cloud(?:y|ed)|foggy|misty|ground[- ]glass|milky|murky|dull|blurred'},
+        'opacity': {'round': r'round(?:ed|ish)?|circular|spherical|(?:ball|coin|dis[ck])-(?:shaped|like)|nodular|mass-like|globular|oval',
+                    'patchy': r'patchy|blotchy|ill[- ]defined|fluffy|cloud-like|mottled|irregular|multifocal|cotton\w*|spotty',
                     'layered': r'layer(?:ed|ing)|meniscus(?:-shaped|-like)?|dependent|crescent(?:-shaped|ic)?|fluid-like|level'},
-        'side': {'left': 'left' + LUNG, 'right': 'right' + LUNG, 'both': r'both(?: sides| lungs| hemithoraces| lung fields| bases)?|bilateral(?:ly)?|either side|two-sided|each (?:lung|side)'},
+        'side': {'left': 'left' + LUNG, 'right': 'right' + LUNG,
+                 'both': r'both(?: sides| lungs| hemithoraces| lung fields| bases)?|bilateral(?:ly)?|either side|two-sided|each (?:lung|side)'},
         'marker': {'left': r'left(?:[- ](?:sided?|hand))?|l', 'right': r'right(?:[- ](?:sided?|hand))?|r'}},
     'colonoscopy': {
-        'mucosa': {'pale pink': r'(?:pale|light|whitish|faint(?:ly)?|soft)[- ]pink(?:ish)?|pinkish[- ]white|pale', 'pink': r'(?:healthy |normal )?pink(?:ish)?|rosy|rose', 'orange': r'(?:\w+ish[- ]|yellow-|red-)?orange(?:-\w+)?|salmon(?:-coloured)?|apricot|amber', 'red': r'(?:dark |deep |bright |intensely |diffusely |\w+ish[- ])?red(?:dish)?|reddened|erythematous|hypera?emic|inflamed|crimson|beefy'},
-        'texture': {'smooth': r'smooth|even|uniform|plain|sleek|regular', 'granular': r'(?:finely |coarsely )?granular|grainy|rough(?:ened)?|bumpy|cobble\w*|sandpaper\w*|pebbl\w+|nodular|gritty', 'folded': r'folded|wrinkled|ridged|pleated|creased|haustrated|corrugated'},
+        'mucosa': {'pale pink': r'(?:pale|light|whitish|faint(?:ly)?|soft)[- ]pink(?:ish)?|pinkish[- ]white|pale',
+                   'pink': r'(?:healthy |normal )?pink(?:ish)?|rosy|rose',
+                   'orange': r'(?:\w+ish[- ]|yellow-|red-)?orange(?:-\w+)?|salmon(?:-coloured)?|apricot|amber',
+                   'red': r'(?:dark |deep |bright |intensely |diffusely |\w+ish[- ])?red(?:dish)?|reddened|erythematous|hypera?emic|inflamed|crimson|beefy'},
+        'texture': {'smooth': r'smooth|even|uniform|plain|sleek|regular',
+                    'granular': r'(?:finely |coarsely )?granular|grainy|rough(?:ened)?|bumpy|cobble\w*|sandpaper\w*|pebbl\w+|nodular|gritty',
+                    'folded': r'folded|wrinkled|ridged|pleated|creased|haustrated|corrugated'},
         'vessels': {'clear': r'(?:clearly|well|easily|readily|sharply|plainly|distinctly)(?:[- ](?:visible|seen|defined|visuali[sz]ed|recogni[sz]able))?|clear|visible|distinct|sharp|crisp|normal|preserved|prominent|intact|regular|conspicuous',
                     'faint': r'(?:only )?(?:faint|weak|vague|dim|bare|hard|scarce|part|partial|poor|slight)ly(?: (?:visible|seen|discernible|recogni[sz]able|defined))?|(?:only )?(?:just|partially) visible|faint|pale|weak|subtle|blurr(?:ed|y)|indistinct|reduced|attenuated|faded|diminished|hazy|dim|not (?:clearly|well|sharply|fully|distinctly) (?:visible|seen|defined)',
                     'lost': r'lost|absent|invisible|obscured|effaced|missing|gone|obliterated|(?:not|no longer) (?:visible|seen|discernible|recogni[sz]able|present|identifiable|apparent)|cannot be (?:seen|made out|recogni[sz]ed|identified|discerned|found)|disappeared|erased|nowhere(?: to be seen)?|destroyed'},
-        'lesion': {'round': r'round(?:ed|ish)?|sessile|dome(?:d|-shaped|-like)?|hemispherical|spherical|globular|ball-(?:like|shaped)|circular|bulbous', 'flat': r'flat(?:tened)?|plaque-like|laterally spreading|carpet-like|flush', 'stalked': r'stalked|(?:semi)?pedunculated|mushroom-(?:shaped|like)|stemmed'},
-        'colour': {'pale': r'pale|whitish|white|light(?:-coloured)?|yellowish|cream\w*', 'pink': r'(?:pale |light |\w+ish[- ])?pink(?:ish)?|rosy', 'red': r'(?:dark |deep |bright |\w+ish[- ])?red(?:dish)?|erythematous|reddened|crimson'},
+        'lesion': {'round': r'round(?:ed|ish)?|sessile|dome(?:d|-shaped|-like)?|hemispherical|spherical|globular|ball-(?:like|shaped)|circular|bulbous',
+                   'flat': r'flat(?:tened)?|plaque-like|laterally spreading|carpet-like|flush',
+                   'stalked': r'stalked|(?:semi)?pedunculated|mushroom-(?:shaped|like)|stemmed'},
+        'colour': {'pale': r'pale|whitish|white|light(?:-coloured)?|yellowish|cream\w*', 'pink': r'(?:pale |light |\w+ish[- ])?pink(?:ish)?|rosy',
+                   'red': r'(?:dark |deep |bright |\w+ish[- ])?red(?:dish)?|erythematous|reddened|crimson'},
         'position': PLACES,
         'lumen': {k: PLACES[k] for k in ('centre', 'left', 'right')},
         'light': LIGHTS,
         'corner box': {'black': r'black|dark', 'green': r'green(?:ish)?'}},
 }
+
+# %% ../nbs/06_faithfulness.ipynb #f600001b
 # The things themselves.
 SKIN_LESION = r'(?:skin |pigmented |melanocytic )?(?:lesions?|mole|spot of interest|nevus|naevus|growth|neoplasm|macule|plaque|papule|patch)|this one|it|its'
 OPACITY = r'opacit(?:y|ies)|opacification|densit(?:y|ies)|shadow(?:s|ing)?|lesions?|mass(?:es)?|nodules?|infiltrat(?:e|es|ion|ions)|consolidations?|effusions?|(?:pleural )?fluid(?: level| collection)?|finding|abnormality|whiteness|(?<=patchy )one|(?<=layered )one|(?<=round )one'
 POLYP = r'polyps?|lesions?|growths?|mass(?:es)?|bump|nodules?|protrusions?|adenomas?|tumou?rs?|elevation|swelling|plaque|(?<=flat )one|(?<=stalked )one|(?<=round )one|(?<=sessile )one'
 THINGS = {
-    'dermoscopy': {'size': SKIN_LESION + r'|size|area', 'shape': SKIN_LESION + r'|shape|form|outlines?|contours?|silhouette|borders?|edges?|margins?', 'colour': SKIN_LESION + r'|colou?r(?:ation)?|hue|shade|interior|pigment(?:ation)?|the rest|remainder|surface',
+    'dermoscopy': {'size': SKIN_LESION + r'|size|area', 'shape': SKIN_LESION + r'|shape|form|outlines?|contours?|silhouette|borders?|edges?|margins?',
+                   'colour': SKIN_LESION + r'|colou?r(?:ation)?|hue|shade|interior|pigment(?:ation)?|the rest|remainder|surface',
                    'second colour': r'(?:second|secondary|further|additional|other|another)(?: \w+)? (?:colou?rs?|hues?|tones?)|areas?|foci|focus|patch(?:es)?|spots?|specks?|rim|centre|core|periphery|zones?|regions?|blotch(?:es)?|veil|halo|flecks?|islands?|parts?|portions?|speckles?|points?|ring',
-                   'border': r'borders?|edges?|margins?|boundar(?:y|ies)|outlines?|contours?|perimeter|demarcation|transition', 'texture': SKIN_LESION + r'|texture|surface|pattern|structure|interior', 'position': SKIN_LESION + r'|position|location',
-                   'skin': r'(?:surrounding |background |adjacent |perilesional |healthy )?skin(?: tone| colou?r| background)?(?! lesion)|background(?! within)|surround(?:ings?|s)', 'light': LIGHT, 'hair': r'(?:terminal |body |vellus )?hairs?(?: strands?)?', 'corners': r'(?:image |frame |picture )?corners?|vignett(?:e|es|ing)|vignette effect'},
-    'chest_xray': {'exposure': r'exposure|penetration|film|image|radiograph|x-?ray|picture|brightness|scan', 'build': r'build|built|habitus|(?:bony )?chest(?! (?:x-?ray|radiograph|film|image|tube|drain))|thorax|patient|person|physique|stature|frame|body|rib ?cage|torso',
-                   'heart': r'heart(?: size| shadow| silhouette)?|cardiac (?:silhouette|shadow|size|contour|outline)|cardio-?mediastinal (?:silhouette|contour)|cardiothoracic ratio', 'lungs': r'lungs?(?: fields?| parenchyma| zones?| texture)?|parenchyma|pulmonary (?:fields?|parenchyma|markings|texture)|(?:lung |interstitial |bronchovascular )?markings',
-                   'opacity': OPACITY, 'side': OPACITY + r'|side(?=:? (?:left|right|both))', 'size': OPACITY + r'|size', 'device': r'(?:medical |support |monitoring |indwelling |implanted )?(?:devices?|hardware|equipment|apparatus|instrumentation)|lines?|tubes?|foreign (?:bod(?:y|ies)|objects?|material)|implants?',
+                   'border': r'borders?|edges?|margins?|boundar(?:y|ies)|outlines?|contours?|perimeter|demarcation|transition',
+                   'texture': SKIN_LESION + r'|texture|surface|pattern|structure|interior', 'position': SKIN_LESION + r'|position|location',
+                   'skin': r'(?:surrounding |background |adjacent |perilesional |healthy )?skin(?: tone| colou?r| background)?(?! lesion)|background(?! within)|surround(?:ings?|s)',
+                   'light': LIGHT, 'hair': r'(?:terminal |body |vellus )?hairs?(?: strands?)?',
+                   'corners': r'(?:image |frame |picture )?corners?|vignett(?:e|es|ing)|vignette effect'},
+    'chest_xray': {'exposure': r'exposure|penetration|film|image|radiograph|x-?ray|picture|brightness|scan',
+                   'build': r'build|built|habitus|(?:bony )?chest(?! (?:x-?ray|radiograph|film|image|tube|drain))|thorax|patient|person|physique|stature|frame|body|rib ?cage|torso',
+                   'heart': r'heart(?: size| shadow| silhouette)?|cardiac (?:silhouette|shadow|size|contour|outline)|cardio-?mediastinal (?:silhouette|contour)|cardiothoracic ratio',
+                   'lungs': r'lungs?(?: fields?| parenchyma| zones?| texture)?|parenchyma|pulmonary (?:fields?|parenchyma|markings|texture)|(?:lung |interstitial |bronchovascular )?markings',
+                   'opacity': OPACITY, 'side': OPACITY + r'|side(?=:? (?:left|right|both))', 'size': OPACITY + r'|size',
+                   'device': r'(?:medical |support |monitoring |indwelling |implanted )?(?:devices?|hardware|equipment|apparatus|instrumentation)|lines?|tubes?|foreign (?:bod(?:y|ies)|objects?|material)|implants?',
                    'marker': r'(?:side |lead |laterality )?(?:markers?|letters?)|annotation|laterality label|label'},
-    'colonoscopy': {'mucosa': r'(?:colonic |surrounding |background )?mucosa(?:l lining|l surface)?|(?:bowel |colon(?:ic)? |intestinal )?(?:wall|lining)|background|tissue', 'texture': r'texture|surface|(?:colonic |surrounding |background )?mucosa(?:l lining|l surface)?|(?:bowel |colon(?:ic)? |intestinal )?(?:wall|lining)|relief',
-                    'vessels': r'(?:blood |submucosal |mucosal )?(?:vessels?|vasculature|vascularity|capillaries)|(?:mucosal |submucosal )?vascular (?:pattern|network|markings?|architecture)|veins', 'lesion': POLYP, 'colour': POLYP + r'|it|its|colour(?=:? (?:pale|pink|red)\b)', 'size': POLYP + r'|it|size', 'position': POLYP + r'|it|position|location',
-                    'lumen': r'(?:bowel |colonic )?lumen|tunnel|passage|dark (?:hole|opening)', 'light': LIGHT, 'corner box': r'(?:(?:corner|text|information|info|overlay|display|inset|coloured|navigation) )*(?:box(?:es)?|overlays?|inset|panel|rectangle|square|burnt-in text|text|inlay)'},
+    'colonoscopy': {'mucosa': r'(?:colonic |surrounding |background )?mucosa(?:l lining|l surface)?|(?:bowel |colon(?:ic)? |intestinal )?(?:wall|lining)|background|tissue',
+                    'texture': r'texture|surface|(?:colonic |surrounding |background )?mucosa(?:l lining|l surface)?|(?:bowel |colon(?:ic)? |intestinal )?(?:wall|lining)|relief',
+                    'vessels': r'(?:blood |submucosal |mucosal )?(?:vessels?|vasculature|vascularity|capillaries)|(?:mucosal |submucosal )?vascular (?:pattern|network|markings?|architecture)|veins',
+                    'lesion': POLYP, 'colour': POLYP + r'|it|its|colour(?=:? (?:pale|pink|red)\b)', 'size': POLYP + r'|it|size',
+                    'position': POLYP + r'|it|position|location',
+                    'lumen': r'(?:bowel |colonic )?lumen|tunnel|passage|dark (?:hole|opening)', 'light': LIGHT,
+                    'corner box': r'(?:(?:corner|text|information|info|overlay|display|inset|coloured|navigation) )*(?:box(?:es)?|overlays?|inset|panel|rectangle|square|burnt-in text|text|inlay)'},
 }
+
+# %% ../nbs/06_faithfulness.ipynb #f600001c
 # Words that are thing and value in one.
 DEFINED = r'(?:defined|demarcated|circumscribed|delineated|delimited|bordered|outlined|marginated|bounded|edged)'
 ALONE = {
     'dermoscopy': {
-        'border': {'sharp': rf'(?:well|clearly|sharply|crisply|distinctly|cleanly)[- ]{DEFINED}|ends abruptly|stands out (?:clearly|sharply)|clear-cut', 'soft': rf'(?:ill|poorly|badly|vaguely|weakly|softly|indistinctly)[- ]{DEFINED}|(?:fad|blend|merg|melt|dissolv|bleed)(?:es?|s|ing)? (?:\w+ ){{0,2}}into|fades? gradually'},
-        'texture': {'dotted': r'dots?|dotted|globul\w+|stippl\w+|punctate|peppered|granules|speckled', 'streaked': r'streak\w*|striations?|striated|radial lines|pseudopods?|stripes?|striped|radiating lines',
-                    'network': r'network|reticular?(?:ted)?|reticulation|net-like|netlike|mesh\w*|honeycomb\w*|lattice\w*|grid(?:-like|lines)?|web-like|criss-?cross(?:ed|ing)? lines', 'smooth': r'structureless|featureless|(?:no|without|lacks?|lacking) (?:any |a |visible |discernible )*(?:structures?|texture|pattern|internal structure)'},
+        'border': {'sharp': rf'(?:well|clearly|sharply|crisply|distinctly|cleanly)[- ]{DEFINED}|ends abruptly|stands out (?:clearly|sharply)|clear-cut',
+                   'soft': rf'(?:ill|poorly|badly|vaguely|weakly|softly|indistinctly)[- ]{DEFINED}|(?:fad|blend|merg|melt|dissolv|bleed)(?:es?|s|ing)? (?:\w+ ){{0,2}}into|fades? gradually'},
+        'texture': {'dotted': r'dots?|dotted|globul\w+|stippl\w+|punctate|peppered|granules|speckled',
+                    'streaked': r'streak\w*|striations?|striated|radial lines|pseudopods?|stripes?|striped|radiating lines',
+                    'network': r'network|reticular?(?:ted)?|reticulation|net-like|netlike|mesh\w*|honeycomb\w*|lattice\w*|grid(?:-like|lines)?|web-like|criss-?cross(?:ed|ing)? lines',
+                    'smooth': r'structureless|featureless|(?:no|without|lacks?|lacking) (?:any |a |visible |discernible )*(?:structures?|texture|pattern|internal structure)'},
         'shape': {'irregular': r'asymmetry|much longer in one \w+'}, 'light': LIT,
         'second colour': {'none': r'(?:one|a single|single|uniform) colou?r(?: only)?|monochrom\w+|single-coloured|uniform(?:ly coloured| in colour)'},
         'hair': {'none': r'hair-?less|hair-?free|shaved', 'many': r'hairy|(?:covered|obscured|overgrown|crossed) (?:by|with|in) hairs?'},
         'corners': {'dark': r'vignett(?:e|es|ing|ed)|(?:dark|black|shadowy) (?:image |frame |outer )?corners|corner shadows?'}},
     'chest_xray': {
-        'exposure': {'normal': r'(?:well|properly|correctly|adequately|normally)[- ](?:exposed|penetrated)', 'bright': r'under-?penetrated|brightly exposed', 'dark': r'over-?penetrated|darkly exposed'},
-        'build': {'broad': r'broad-chested|heavy-set|broad-shouldered', 'slim': r'narrow-chested|thin-chested'}, 'heart': {'large': r'cardiomegaly|enlargement of the heart|heart enlargement|cardiac enlargement', 'small': r'microcardia'},
-        'lungs': {'streaked': r'streaks|(?:increased|prominent|coarse|accentuated|streaky|linear) (?:interstitial |lung |vascular |bronchovascular |pulmonary )?markings|interstitial (?:pattern|markings?|thickening)|reticular (?:pattern|markings)|streakiness|linear (?:strands|streaks)', 'hazy': r'haze|haziness|ground[- ]glass (?:appearance|haze|change)|veil(?:ing)?'},
-        'opacity': {'round': r'nodules?|mass(?:es)?|coin lesions?', 'patchy': r'consolidat\w+|infiltrat(?:e|es|ion|ions)|patches', 'layered': r'(?:pleural )?effusions?|(?:air-)?fluid levels?|pleural fluid|fluid layers?|layers? (?:along|out)|blunt(?:ed|ing) (?:of )?(?:the )?(?:\w+ )?costophrenic (?:angles?|sul\w+)|costophrenic angles? (?:is|are|appears?) (?:\w+ )?blunted|layering fluid'},
+        'exposure': {'normal': r'(?:well|properly|correctly|adequately|normally)[- ](?:exposed|penetrated)', 'bright': r'under-?penetrated|brightly exposed',
+                     'dark': r'over-?penetrated|darkly exposed'},
+        'build': {'broad': r'broad-chested|heavy-set|broad-shouldered', 'slim': r'narrow-chested|thin-chested'},
+                  'heart': {'large': r'cardiomegaly|enlargement of the heart|heart enlargement|cardiac enlargement', 'small': r'microcardia'},
+        'lungs': {'streaked': r'streaks|(?:increased|prominent|coarse|accentuated|streaky|linear) (?:interstitial |lung |vascular |bronchovascular |pulmonary )?markings|interstitial (?:pattern|markings?|thickening)|reticular (?:pattern|markings)|streakiness|linear (?:strands|streaks)',
+                  'hazy': r'haze|haziness|ground[- ]glass (?:appearance|haze|change)|veil(?:ing)?'},
+        'opacity': {'round': r'nodules?|mass(?:es)?|coin lesions?', 'patchy': r'consolidat\w+|infiltrat(?:e|es|ion|ions)|patches',
+                    'layered': r'(?:pleural )?effusions?|(?:air-)?fluid levels?|pleural fluid|fluid layers?|layers? (?:along|out)|blunt(?:ed|ing) (?:of )?(?:the )?(?:\w+ )?costophrenic (?:angles?|sul\w+)|costophrenic angles? (?:is|are|appears?) (?:\w+ )?blunted|layering fluid'},
         'side': {'both': r'bibasal|bibasilar'},
-        'device': {'catheter': r'catheters?|(?:central |venous |central venous )lines?|picc(?: line)?|port-a-cath|(?:nasogastric|endotracheal|chest|feeding|tracheostomy) tubes?|tubing|tubes?|drains?', 'wires': r'(?:ecg |ekg |pacing |monitoring |sternal |sternotomy )?(?:wires?|leads?|electrodes?|cables?)|pacemaker'},
+        'device': {'catheter': r'catheters?|(?:central |venous |central venous )lines?|picc(?: line)?|port-a-cath|(?:nasogastric|endotracheal|chest|feeding|tracheostomy) tubes?|tubing|tubes?|drains?',
+                   'wires': r'(?:ecg |ekg |pacing |monitoring |sternal |sternotomy )?(?:wires?|leads?|electrodes?|cables?)|pacemaker'},
         'marker': {'none': r'unmarked', 'left': r'(?:an?|letter|one) l', 'right': r'(?:an?|letter|one) r'}},
     'colonoscopy': {
-        'mucosa': {'red': r'erythema|redness|hypera?emia'}, 'texture': {'folded': r'(?:haustral |mucosal |circular |transverse |prominent )*folds|haustra\w*|ridges|plicae|wrinkles', 'granular': r'granularity|granules|cobblestoning|cobblestone (?:pattern|appearance)'},
+        'mucosa': {'red': r'erythema|redness|hypera?emia'},
+                   'texture': {'folded': r'(?:haustral |mucosal |circular |transverse |prominent )*folds|haustra\w*|ridges|plicae|wrinkles',
+                   'granular': r'granularity|granules|cobblestoning|cobblestone (?:pattern|appearance)'},
         'vessels': {'lost': r'loss of (?:the )?(?:normal |visible )?(?:mucosal |submucosal )?(?:vascular(?:ity| pattern| markings?)?|vessels)|avascular'}, 'light': LIT,
-        'lesion': {'stalked': r'(?:on |by |has |with )?(?:a |its )?(?:(?!no\b|not\b|without\b)\w+ )?(?:stalk|stem|pedicle|peduncle)|(?:semi)?pedunculated', 'round': r'sessile', 'flat': r'plaque'}},
+        'lesion': {'stalked': r'(?:on |by |has |with )?(?:a |its )?(?:(?!no\b|not\b|without\b)\w+ )?(?:stalk|stem|pedicle|peduncle)|(?:semi)?pedunculated',
+                   'round': r'sessile', 'flat': r'plaque'}},
 }
 OTHERS = either(r'dots?', r'globules?', r'streaks?', r'network', r'stools?', r'mucus', r'debris', r'bubbles?', r'glare', r'reflections?', r'reflexes', r'highlights?', r'instruments?', r'forceps', r'snare', r'ruler', r'scale', r'ribs?', r'clavicles?', r'(?:hemi)?diaphragms?',
                 r'hil(?:a|um|ar \w+)', r'mediastin\w+', r'costophrenic angles?', r'trachea', r'spine', r'bones?', r'folds?', r'areas?', r'patch(?:es)?', r'rim', r'spots?', r'blood', r'exudate', r'lines?', r'pixels?', r'ink', r'gel', r'background noise')
@@ -148,9 +204,13 @@ def statements(
     return [p.strip(' .;!') for p in parts if p.strip(' .;!') and not p.strip().endswith('?') and not GENERAL.search(p.strip()) and not WISH.search(p.strip())]
 
 # %% ../nbs/06_faithfulness.ipynb #f6000012
-FRACTIONS = {r'three[- ]quarters?|3/4': .75, r'two[- ]thirds?|2/3': .667, r'(?:a |one )?half|1/2': .5, r'two[- ]fifths?|2/5': .4, r'(?:(?:a|one)[- ])?third|1/3': .333, r'(?:(?:a|one)[- ])?(?:quarter|fourth)|1/4|one in four': .25, r'three[- ]fifths|3/5': .6,
-             r'(?:(?:a|one)[- ])?fifth|1/5|one in five': .2, r'(?:(?:a|one)[- ])?sixth|1/6': .167, r'(?:(?:an|one)[- ])?eighth|1/8': .125, r'(?:(?:a|one)[- ])?tenth|1/10|one in ten': .1, r'(?:(?:a|one)[- ])?twelfth': .083, r'(?:(?:a|one)[- ])?fifteenth': .067, r'(?:(?:a|one)[- ])?twentieth|1/20|one in twenty': .05,
-             r'three[- ]tenths': .3, r'four[- ]fifths|4/5': .8, r'nine[- ]tenths': .9, r'(?:by far |the )?(?:most|majority|bulk|greater part|larger part)|almost (?:all|everything)|nearly (?:all|everything)|(?:almost |nearly |practically )?(?:the )?(?:whole|entire)(?: of)?': .7}
+FRACTIONS = {r'three[- ]quarters?|3/4': .75, r'two[- ]thirds?|2/3': .667, r'(?:a |one )?half|1/2': .5, r'two[- ]fifths?|2/5': .4,
+        r'(?:(?:a|one)[- ])?third|1/3': .333, r'(?:(?:a|one)[- ])?(?:quarter|fourth)|1/4|one in four': .25, r'three[- ]fifths|3/5': .6,
+             r'(?:(?:a|one)[- ])?fifth|1/5|one in five': .2, r'(?:(?:a|one)[- ])?sixth|1/6': .167, r'(?:(?:an|one)[- ])?eighth|1/8': .125,
+                     r'(?:(?:a|one)[- ])?tenth|1/10|one in ten': .1, r'(?:(?:a|one)[- ])?twelfth': .083, r'(?:(?:a|one)[- ])?fifteenth': .067,
+                     r'(?:(?:a|one)[- ])?twentieth|1/20|one in twenty': .05,
+             r'three[- ]tenths': .3, r'four[- ]fifths|4/5': .8, r'nine[- ]tenths': .9,
+                     r'(?:by far |the )?(?:most|majority|bulk|greater part|larger part)|almost (?:all|everything)|nearly (?:all|everything)|(?:almost |nearly |practically )?(?:the )?(?:whole|entire)(?: of)?': .7}
 PART = '|'.join(f'(?:{k})' for k in FRACTIONS)
 NUMBER = r'\d+(?:\.\d+)?(?: ?%)?'
 AMOUNT = re.compile(rf'(?<![\w.-])(?:(?P<a>{PART}|{NUMBER})(?: ?(?:-|to|and|or) ?(?:as much as |even )?(?P<b>{PART}|{NUMBER}))?)(?![\w])')
@@ -202,11 +262,20 @@ def denied(
     rest = re.split(r',(?! (?:or|nor))|;|\bbut\b|\bwhile\b|\bwhereas\b|\band (?:the|a|an|there|its)\b', s[end:])[0].rstrip()
     return bool(AFTER.match(rest.strip(' :')))
 
+# %% ../nbs/06_faithfulness.ipynb #f600001e
 OTHER, CONTRAST = (-1, -1, set()), re.compile(r'\b(?:while|whereas|but|although)\b')                # no thing that is asked for
 COPULA = re.compile(r"\b(?:is|are|was|were|appears?|looks?|seems?|remains?|being|becomes?|lies|sits|located|situated|positioned|placed|found|visible|seen|opens)\b(?: (?:to be|as|like|out|at|in|on|to|towards?|near|the|rather|very|quite|mostly|mainly|slightly|somewhat|clearly|not|a|of|about|largely|entirely|fairly|probably|possibly|perhaps|also|\w+ly|both|all|mildly|moderately|markedly|located|situated|visible|seen|close|more|overall|far|side|corner))*\s*$")
 JOIN = re.compile(r'^[\s,/&-]*(?:(?:and|or|to|as well as|even|a|an|the|very|rather|quite|slightly|somewhat|mostly|mainly|both|partly|more|less|also|in colour|coloured|in shape|shaped|in places|then|possibly|perhaps|probably|fairly|\w+-like|small|large|tiny|big|single|solitary|well|raised|elevated|focal|subtle|vague|thin|fine|medical|clear|visible|pigmented|mucosal|obvious|definite|prominent|irregular|colonic|main|overall|smallish)[\s,/&-]*)*$')
 VERB = re.compile(r"\b(?:is|are|was|were|has|have|with|without|no|shows?|appears?|in|on|of|from|at|by|around|near|over|above|below|along|through|fills?|occup\w+|covers?|lies|sits|under|toward\w*|surround\w+|while|whereas|but|although|contains?|there)\b")
 
+# %% ../nbs/06_faithfulness.ipynb #f6000014
+THING = {m: {a: either(w) for a, w in of.items()} for m, of in THINGS.items()}
+VALUE = {m: {a: {v: either(w) for v, w in values.items()} for a, values in of.items()} for m, of in VALUES.items()}
+WHOLE_WORD = {m: {a: {v: either(w) for v, w in values.items()} for a, values in of.items()} for m, of in ALONE.items()}
+SUBJECT = {'dermoscopy': ('size', 'shape', 'colour', 'position'), 'chest_xray': ('size', 'side'), 'colonoscopy': ('size', 'position')} # may stand without their thing
+BINARY = {'border': {'sharp': 'soft', 'soft': 'sharp'}, 'corners': {'dark': 'none', 'none': 'dark'}}
+
+# %% ../nbs/06_faithfulness.ipynb #f600001d
 def things_in(s:str, modality:str) -> list[tuple]: # start, end, attributes whose thing it is
     "What a statement speaks of, in order; an empty set of attributes for what nobody asks."
     spans = {}
@@ -229,6 +298,7 @@ def values_in(s:str, modality:str) -> list[tuple]: # start, end, attribute -> va
     found = {k: {a: v for a, v in of.items() if not inside(k, a)} for k, of in spans.items()}
     return [(*k, of) for k, of in sorted(found.items()) if of and not longer(k)]
 
+# %% ../nbs/06_faithfulness.ipynb #f600001f
 def owner(
     s:str, v:tuple,   # a statement, and a value in it
     things:list, values:list,
@@ -263,14 +333,7 @@ def owner(
     best = min(near, key=cost, default=None)
     return best if best and cost(best) < 24 else None
 
-# %% ../nbs/06_faithfulness.ipynb #f6000014
-THING = {m: {a: either(w) for a, w in of.items()} for m, of in THINGS.items()}
-VALUE = {m: {a: {v: either(w) for v, w in values.items()} for a, values in of.items()} for m, of in VALUES.items()}
-WHOLE_WORD = {m: {a: {v: either(w) for v, w in values.items()} for a, values in of.items()} for m, of in ALONE.items()}
-SUBJECT = {'dermoscopy': ('size', 'shape', 'colour', 'position'), 'chest_xray': ('size', 'side'), 'colonoscopy': ('size', 'position')} # may stand without their thing
-BINARY = {'border': {'sharp': 'soft', 'soft': 'sharp'}, 'corners': {'dark': 'none', 'none': 'dark'}}
-PLACED = re.compile(r'(?:in|at|near|towards?|to|on|of|the|lies|sits|located|,|:)\s*(?:the )?(?:\w+ )?$')
-
+# %% ../nbs/06_faithfulness.ipynb #f6000015
 RIM = re.compile(r' (?:in|at|around|towards?|along) (?:the |its )?(?:\w+ )?(?:periphery|rim|edges?|centre|margins?|middle|border|core)\b')
 
 def alone_in(s:str, modality:str) -> list[tuple]: # start, end, attribute, value
@@ -278,6 +341,7 @@ def alone_in(s:str, modality:str) -> list[tuple]: # start, end, attribute, value
     found = [(*m.span(), a, v) for a, values in WHOLE_WORD[modality].items() for v, pattern in values.items() for m in pattern.finditer(s)]
     return [f for f in found if not any(o != f and o[2] == f[2] and o[0] <= f[0] and f[1] <= o[1] and o[1] - o[0] > f[1] - f[0] for o in found)]
 
+# %% ../nbs/06_faithfulness.ipynb #f6000016
 OF_POLYP = re.compile(rf'\b(?:{POLYP}) (?:with|has|having|shows) (?:an? |its )?(?:\w+ ){{0,2}}$')
 
 def alone_between(s:str, v:tuple, values:list) -> bool:
@@ -289,7 +353,7 @@ def alone_between(s:str, v:tuple, values:list) -> bool:
 def misplaced(s:str, v:tuple, attribute:str) -> bool:
     "A word of place that says where in the lesion, or in which corner a box is; 'left' of the picture is not that of the patient."
     a, b, of = v
-    if attribute == 'light': return bool(RIM.match(s[b:]))
+    if attribute == 'light': return bool(RIM.match(s[b:]))                        # 'bright in the middle'
     if attribute not in ('position', 'lumen'): return False
     if s[a:b] == 'centre' and re.search(r'(?:brown|black|red|pink|tan|gray|blue|white|pale|dark|light)\w* $', s[:a]): return True
     if re.search(r'\b(?:brown|black|red|pink|tan|gray|white|blue|pale|bright|dark)(?:ish)? (?:in|at|towards?|near) (?:the |its )$', s[:a]): return True
@@ -306,55 +370,90 @@ def equal_list(s:str, spans:list[tuple]) -> bool:
     gaps = [s[x[1]:y[0]] for x, y in zip(spans, spans[1:])]
     return all(len(g) < 25 for g in gaps) and not re.search(r'\b(?:between|from|either)\b[^,]*$', s[:spans[0][0]]) and not any(re.search(r'\bor\b|\bto\b|-|perhaps|possibly|maybe|almost|rather', g) for g in gaps) and any(re.search(r'\band\b|,|&|\bwith\b|\bplus\b', g) for g in gaps)
 
+# %% ../nbs/06_faithfulness.ipynb #f6000017
+def said_alone(s:str, modality:str, things:list, alone:list) -> tuple[list, set]: # claims, and what is denied, both as (attribute, value)
+    "Words that are thing and value in one. Where such a word adorns another noun ('a well-defined network') it is no claim."
+    claims, kinds = [], set()
+    for a, b, attribute, value in alone:
+        after = next((t for t in things if t[0] >= b), None)
+        adorns = after and re.fullmatch(r' (?:\w+ly )?', s[b:after[0]]) and not after[2] & {attribute, 'shape', 'colour', 'side'}
+        if attribute in ('border', 'lungs') and adorns: continue
+        if denied(s, a, b) and not s[a:b].startswith(('no ', 'without ', 'lack')):
+            kinds.add((attribute, value))
+            if attribute in BINARY: claims.append((attribute, BINARY[attribute][value]))
+            continue
+        claims.append((attribute, value))
+        side = attribute == 'opacity' and (re.search('left|right', s[a:b]) or re.match(r' on both sides| bilaterally', s[b:]))
+        if side: claims.append(('side', side[0] if side[0] in ('left', 'right') else 'both'))
+    return claims, kinds
+
+def attributes_of(s:str, v:tuple, t:tuple|None, things:list, values:list, subject) -> set:
+    "Which attributes a value is of, when its thing is t. Without a thing it may stand between commas for the `subject` of the text."
+    if not t: return set(v[2]) & set(subject) if alone_between(s, v, values) or 'size' in v[2] else set()
+    found = set(v[2]) & t[2]
+    if t[1] <= v[0]: found |= {a for o in things if re.fullmatch(r' and (?:the )?', s[o[1]:t[0]]) for a in set(v[2]) & o[2]} # 'heart and lungs are normal'
+    if re.match('border|edge|margin', s[t[0]:]) and (len(found) > 1 or v[2].get('shape') != 'irregular'): found -= {'shape'}   # 'a round border' is no shape of a lesion
+    if found == {'colour'} and 'second colour' in v[2] and RIM.match(s[v[1]:]): found = {'second colour'}                       # 'black at the rim'
+    if OF_POLYP.search(s[:v[0]]): found -= {'texture'}
+    return {a for a in found if not misplaced(s, v, a)}
+
+def share_out(s:str, claims:list, colours:list, values:list):
+    "'Brown, black and blue-gray' is a main colour and further ones: put claims right."
+    for v in values:                                                              # blue-gray is no main colour, but stands in the list
+        if 'second colour' in v[2] and 'colour' not in v[2] and v[0] >= colours[-1][1] and JOIN.match(s[colours[-1][1]:v[0]]): colours = colours + [v]
+    if len(colours) < 2 or not equal_list(s, colours): return
+    main = colours[0][2]['colour']
+    for v in colours[1:]:
+        if ('colour', v[2].get('colour')) in claims: claims.remove(('colour', v[2]['colour']))
+        if 'second colour' in v[2] and v[2].get('colour') != main: claims.append(('second colour', v[2]['second colour']))
+
+def said_of_things(s:str, modality:str, known:bool, things:list, values:list, alone:list) -> tuple[list, set, dict]: # claims, attributes denied, attributes whose value each thing has
+    "Values that belong to a thing."
+    claims, gone, placed, refused, colours, together = [], set(), {}, {}, [], TOGETHER[modality]
+    for v in values:
+        if any(a <= v[0] and v[1] <= b and (attribute in v[2] or attribute == 'texture') for a, b, attribute, _ in alone): continue # already read
+        t = owner(s, v, things, values)
+        for attribute in attributes_of(s, v, t, things, values, SUBJECT[modality] if known else ()):
+            if t and attribute in together and denied(s, *t[:2]): continue       # of a lesion that is not there
+            if t: placed.setdefault(t[:2], set()).add(attribute)
+            value = as_patient(s, v, v[2][attribute]) if attribute in ('side', 'marker') else v[2][attribute]
+            if not denied(s, v[0], v[1]):
+                claims.append((attribute, value)); colours += [v] if attribute == 'colour' else []
+                continue
+            refused.setdefault(attribute, set()).add(value)
+            none_left = 'none' in ATTRIBUTES[modality][attribute] and attribute not in together[1:] and t and v[1] <= t[0] and len(refused[attribute]) > 1
+            if (attribute, value) == ('hair', 'few') or none_left: gone.add(attribute) # 'not a single hair'; 'no R or L marker'
+            if attribute in BINARY: claims.append((attribute, BINARY[attribute][value]))
+    if modality == 'dermoscopy' and colours: share_out(s, claims, colours, values)
+    return claims, gone, placed
+
+def denied_things(s:str, modality:str, things:list, alone:list, placed:dict) -> set: # attributes
+    "Things that a statement says are not there. 'No green box' denies only such a one, and 'no opacity on the left' only there."
+    gone, near = set(), r'\b(?:near|over|around|of|in|on|at|behind|beside|from|to) (?:the |a |this )?$'
+    for a, b, attributes in things:
+        if re.search(near, s[:a]) and not NEGATORS.search(s[:a][-20:]): continue  # 'hairs over the lesion are not seen'
+        of = placed.get((a, b), ())
+        for attribute in attributes:
+            if 'none' not in ATTRIBUTES[modality][attribute] and attribute != 'vessels' or attribute in TOGETHER[modality][1:]: continue
+            if attribute == 'second colour' and not re.search('colour|hue|tone', s[a:b]): continue
+            kind = any(x <= a and b <= y and alike == attribute for x, y, alike, _ in alone)
+            only = attribute in of and attribute != 'vessels' or attribute == 'opacity' and 'side' in of and not re.search('both|bilat|either', s)
+            if not kind and not only and denied(s, a, b): gone.add(attribute)
+    return gone
+
 @lru_cache(200_000)
 def read_statement(
     s:str, modality:str, known:bool, # a statement; has the subject been named?
 ) -> tuple[list, set, set]:          # (attribute, value) claimed; attributes whose thing is denied; (attribute, value) denied
-    "What one statement claims and denies."
-    vocabulary, together = ATTRIBUTES[modality], TOGETHER[modality]
+    "What one statement claims and denies. Kept, since sentences repeat themselves."
     things, values, alone = things_in(s, modality), values_in(s, modality), alone_in(s, modality)
-    things = [t for t in things if not any('position' in v[2] and v[0] < t[0] and t[1] <= v[1] and not re.match(r' of (?:the |its )?(?:lesion|polyp)', s[v[1]:]) for v in values)] # the 'part' of 'the lower part'
-    claims, gone, kinds, placed, refused, colours = [], set(), set(), {}, {}, []
-    for a, b, attribute, value in alone:
-        after = next((t for t in things if t[0] >= b), None)
-        if attribute in ('border', 'lungs') and after and not after[2] & {attribute} and re.fullmatch(r' (?:\w+ly )?', s[b:after[0]]) and not after[2] & {'shape', 'colour', 'side'}: continue
-        if denied(s, a, b) and not s[a:b].startswith(('no ', 'without ', 'lack')):
-            kinds.add((attribute, value))
-            if attribute in BINARY: claims.append((attribute, BINARY[attribute][value]))
-        else: claims += [(attribute, value)] + ([('side', m[0] if m[0] in ('left', 'right') else 'both')] if attribute == 'opacity' and (m := re.search('left|right', s[a:b]) or re.match(r' on both sides| bilaterally', s[b:])) else [])
-    for v in values:
-        if any(a <= v[0] and v[1] <= b and (attribute in v[2] or attribute == 'texture') for a, b, attribute, _ in alone): continue # already read
-        t = owner(s, v, things, values)
-        attributes = set(v[2]) & t[2] if t else set(v[2]) & set(SUBJECT[modality]) if known and (alone_between(s, v, values) or 'size' in v[2]) else set()
-        if t and t[1] <= v[0]: attributes |= {a for o in things if re.fullmatch(r' and (?:the )?', s[o[1]:t[0]]) for a in set(v[2]) & o[2]} # 'heart and lungs are normal'
-        if t and len(attributes) > 1 and 'shape' in attributes and re.match('border|edge|margin', s[t[0]:]): attributes -= {'shape'}
-        if t and 'shape' in attributes and re.match('border|edge|margin', s[t[0]:]) and v[2]['shape'] != 'irregular': attributes -= {'shape'}
-        if attributes == {'colour'} and 'second colour' in v[2] and RIM.match(s[v[1]:]): attributes = {'second colour'}
-        for attribute in attributes:
-            value = as_patient(s, v, v[2][attribute]) if attribute in ('side', 'marker') else v[2][attribute]
-            if misplaced(s, v, attribute) or attribute == 'texture' and OF_POLYP.search(s[:v[0]]): continue
-            if t and attribute in together and denied(s, *t[:2]): continue                               # of a lesion that is not there
-            if t: placed.setdefault(t[:2], set()).add(attribute)
-            if not denied(s, v[0], v[1]): claims.append((attribute, value)); colours += [v] if attribute == 'colour' else []; continue
-            refused.setdefault(attribute, set()).add(value)
-            if attribute == 'hair' and value == 'few' or 'none' in vocabulary[attribute] and attribute not in together[1:] and t and v[1] <= t[0] and len(refused[attribute]) > 1: gone.add(attribute) # not a single hair; no R or L marker
-            if attribute in BINARY: claims.append((attribute, BINARY[attribute][value]))
-    for v in values:                                                                                 # 'brown, black and blue-gray': the last is no main colour
-        if colours and 'second colour' in v[2] and 'colour' not in v[2] and v[0] >= colours[-1][1] and JOIN.match(s[colours[-1][1]:v[0]]): colours.append(v)
-    if modality == 'dermoscopy' and len(colours) > 1 and equal_list(s, colours):                      # first the main one, then further ones
-        for v in colours[1:]:
-            if ('colour', v[2].get('colour')) in claims: claims.remove(('colour', v[2]['colour']))
-            if 'second colour' in v[2] and v[2].get('colour') != colours[0][2].get('colour'): claims.append(('second colour', v[2]['second colour']))
-    for a, b, attributes in things:
-        for attribute in attributes & set(vocabulary):
-            if 'none' not in vocabulary[attribute] and attribute != 'vessels' or attribute in together[1:]: continue
-            if attribute == 'second colour' and not re.search('colour|hue|tone', s[a:b]): continue
-            if any(x <= a and b <= y and of == attribute for x, y, of, _ in alone): continue           # a kind of it
-            if attribute in placed.get((a, b), ()) and attribute != 'vessels' or attribute == 'opacity' and 'side' in placed.get((a, b), ()) and not re.search('both|bilat|either', s): continue # only such a one
-            if re.search(r'\b(?:near|over|around|of|in|on|at|behind|beside|from|to) (?:the |a |this )?$', s[:a]) and not NEGATORS.search(s[:a][-20:]): continue
-            if denied(s, a, b): gone.add(attribute)
-    return claims, gone, kinds
+    of_image = lambda v: 'position' in v[2] and not re.match(r' of (?:the |its )?(?:lesion|polyp)', s[v[1]:])
+    things = [t for t in things if not any(of_image(v) and v[0] < t[0] and t[1] <= v[1] for v in values)] # the 'part' of 'the lower part'
+    alone_claims, kinds = said_alone(s, modality, things, alone)
+    claims, gone, placed = said_of_things(s, modality, known, things, values, alone)
+    return alone_claims + claims, gone | denied_things(s, modality, things, alone, placed), kinds
 
+# %% ../nbs/06_faithfulness.ipynb #f6000018
 def named_again(text:str, modality:str) -> str:
     "'The skin is not red; it is pale' speaks of the skin: what 'it' after a semicolon stands for is named again."
     parts = re.split(r'(?<=;) (?=(?:it|they) (?:is|are|appears?|looks?)\b)', text)
@@ -555,26 +654,51 @@ def plant_errors(
 # %% ../nbs/06_faithfulness.ipynb #f6000038
 # Other ways to say an attribute, so that the reader is really used: phrases with a gap, other words for values, and denials.
 PHRASES = {
-    'dermoscopy': {'size': ['the lesion fills {} of the image', 'it takes up about {} of the frame', 'roughly {} of the picture is covered by the lesion'], 'shape': ['the lesion is {}', 'it has {an} {} shape', 'its form is {}'],
-                   'colour': ['the lesion is {}', 'its main colour is {}', 'the colour of the lesion is {}'], 'second colour': ['there are {} areas', 'some foci are {}', 'it shows {} patches'], 'border': ['its border is {}', 'the lesion has {an} {} edge', 'the margins look {}'],
-                   'texture': ['its texture is {}', 'the pattern is {}', 'it has {an} {} texture'], 'position': ['it lies {at} {} of the image', 'the lesion is located {at} {}', 'its position is {at} {}'], 'skin': ['the surrounding skin is {}', 'it sits on {} skin', 'the background is {}'],
-                   'light': ['the light is {}', 'the image has {} lighting', 'the illumination appears {}'], 'hair': ['{} hairs are seen', 'there are {} hairs', '{} hairs cross the picture'], 'corners': ['the corners are {}', '{} corners are present', 'the image has {} corners']},
-    'chest_xray': {'exposure': ['the film is {}', 'the exposure is {}', 'the image has {an} {} exposure'], 'build': ['the build is {}', 'the patient has {an} {} build', 'the chest is {}'], 'heart': ['the heart is {}', 'there is {an} {} heart', 'the cardiac silhouette appears {}'],
-                   'lungs': ['the lungs are {}', 'the lung fields look {}', 'there are {} lungs'], 'opacity': ['there is {an} {} opacity', '{an} {} opacity is seen', 'the opacity is {}'], 'side': ['the opacity lies {on} {}', 'the opacity is located {on} {}', 'an opacity is seen {on} {}'],
-                   'size': ['the opacity covers {} of the image', 'the opacity takes up about {} of the film', 'the size of the opacity is {} of the picture'], 'device': ['{some} {} is present', 'one sees {some} {}', '{some} {} projects over the chest'],
+    'dermoscopy': {'size': ['the lesion fills {} of the image', 'it takes up about {} of the frame', 'roughly {} of the picture is covered by the lesion'],
+                   'shape': ['the lesion is {}', 'it has {an} {} shape', 'its form is {}'],
+                   'colour': ['the lesion is {}', 'its main colour is {}', 'the colour of the lesion is {}'],
+                   'second colour': ['there are {} areas', 'some foci are {}', 'it shows {} patches'],
+                   'border': ['its border is {}', 'the lesion has {an} {} edge', 'the margins look {}'],
+                   'texture': ['its texture is {}', 'the pattern is {}', 'it has {an} {} texture'],
+                   'position': ['it lies {at} {} of the image', 'the lesion is located {at} {}', 'its position is {at} {}'],
+                   'skin': ['the surrounding skin is {}', 'it sits on {} skin', 'the background is {}'],
+                   'light': ['the light is {}', 'the image has {} lighting', 'the illumination appears {}'],
+                   'hair': ['{} hairs are seen', 'there are {} hairs', '{} hairs cross the picture'],
+                   'corners': ['the corners are {}', '{} corners are present', 'the image has {} corners']},
+    'chest_xray': {'exposure': ['the film is {}', 'the exposure is {}', 'the image has {an} {} exposure'],
+                   'build': ['the build is {}', 'the patient has {an} {} build', 'the chest is {}'],
+                   'heart': ['the heart is {}', 'there is {an} {} heart', 'the cardiac silhouette appears {}'],
+                   'lungs': ['the lungs are {}', 'the lung fields look {}', 'there are {} lungs'],
+                   'opacity': ['there is {an} {} opacity', '{an} {} opacity is seen', 'the opacity is {}'],
+                   'side': ['the opacity lies {on} {}', 'the opacity is located {on} {}', 'an opacity is seen {on} {}'],
+                   'size': ['the opacity covers {} of the image', 'the opacity takes up about {} of the film', 'the size of the opacity is {} of the picture'],
+                   'device': ['{some} {} is present', 'one sees {some} {}', '{some} {} projects over the chest'],
                    'marker': ['there is a {} marker', 'the marker is on the {}', 'a marker on the {} is visible']},
-    'colonoscopy': {'mucosa': ['the mucosa is {}', 'the bowel wall looks {}', 'there is {} mucosa'], 'texture': ['the mucosa has {an} {} texture', 'its surface is {}', 'the texture is {}'], 'vessels': ['the vessels are {}', 'the vascular pattern is {}', 'there are {} vessels'],
-                    'lesion': ['there is {an} {} lesion', 'the polyp is {}', '{an} {} polyp is seen'], 'colour': ['the lesion is {}', 'the polyp has {an} {} colour', 'the colour of the lesion is {}'], 'size': ['the lesion fills {} of the image', 'the polyp takes up about {} of the frame', 'the lesion covers {} of the view'],
-                    'position': ['the lesion lies {at} {} of the image', 'the polyp is located {at} {}', 'the position of the lesion is {at} {}'], 'lumen': ['the lumen is {at} {}', 'the lumen lies {at} {}', 'one sees the lumen {at} {}'], 'light': ['the light is {}', 'the image has {} lighting', 'the illumination appears {}'],
+    'colonoscopy': {'mucosa': ['the mucosa is {}', 'the bowel wall looks {}', 'there is {} mucosa'],
+                    'texture': ['the mucosa has {an} {} texture', 'its surface is {}', 'the texture is {}'],
+                    'vessels': ['the vessels are {}', 'the vascular pattern is {}', 'there are {} vessels'],
+                    'lesion': ['there is {an} {} lesion', 'the polyp is {}', '{an} {} polyp is seen'],
+                    'colour': ['the lesion is {}', 'the polyp has {an} {} colour', 'the colour of the lesion is {}'],
+                    'size': ['the lesion fills {} of the image', 'the polyp takes up about {} of the frame', 'the lesion covers {} of the view'],
+                    'position': ['the lesion lies {at} {} of the image', 'the polyp is located {at} {}', 'the position of the lesion is {at} {}'],
+                    'lumen': ['the lumen is {at} {}', 'the lumen lies {at} {}', 'one sees the lumen {at} {}'],
+                    'light': ['the light is {}', 'the image has {} lighting', 'the illumination appears {}'],
                     'corner box': ['there is a {} corner box', 'the corner box is {}', 'a {} box covers a corner']},
 }
-DENIALS = {'second colour': 'there is no other colour', 'hair': 'no hairs are seen', 'corners': 'the corners are not dark', 'opacity': 'there is no opacity', 'device': 'no device is visible', 'marker': 'a marker is not visible', 'lesion': 'there is no lesion',
+DENIALS = {'second colour': 'there is no other colour', 'hair': 'no hairs are seen', 'corners': 'the corners are not dark', 'opacity': 'there is no opacity',
+           'device': 'no device is visible', 'marker': 'a marker is not visible', 'lesion': 'there is no lesion',
            'lumen': 'the lumen is not visible', 'corner box': 'no corner box is present'}
 SYNONYMS = {
-    'dermoscopy': {'shape': {'round': 'circular', 'oval': 'ovoid', 'irregular': 'asymmetric'}, 'colour': {'tan': 'light brown', 'red': 'reddish'}, 'border': {'sharp': 'well-defined', 'soft': 'blurred'}, 'texture': {'smooth': 'homogeneous', 'network': 'reticular', 'dotted': 'stippled', 'streaked': 'striated'},
-                   'size': {'a fifth': '20 %', 'a third': 'a quarter to a half', 'a half': '50 percent', 'a tenth': '1/10'}, 'skin': {'pale': 'fair'}, 'light': {'dark': 'dim'}, 'hair': {'few': 'sparse', 'many': 'numerous'}},
-    'chest_xray': {'build': {'slim': 'slender', 'broad': 'stocky'}, 'heart': {'large': 'enlarged'}, 'lungs': {'streaked': 'streaky'}, 'size': {'a fifth': '20 %', 'a tenth': '8 to 12 %', 'a twentieth': '5 percent'}, 'opacity': {'round': 'nodular'}},
-    'colonoscopy': {'mucosa': {'red': 'erythematous'}, 'lesion': {'round': 'sessile', 'stalked': 'pedunculated'}, 'texture': {'granular': 'finely granular'}, 'size': {'a fifth': '20 %', 'a third': 'a quarter to a half', 'a tenth': '1/10'}, 'light': {'dark': 'dim'}, 'vessels': {'clear': 'clearly visible', 'lost': 'invisible'}, 'colour': {'pale': 'whitish'}},
+    'dermoscopy': {'shape': {'round': 'circular', 'oval': 'ovoid', 'irregular': 'asymmetric'}, 'colour': {'tan': 'light brown', 'red': 'reddish'},
+                   'border': {'sharp': 'well-defined', 'soft': 'blurred'}, 'texture': {'smooth': 'homogeneous', 'network': 'reticular', 'dotted': 'stippled',
+                   'streaked': 'striated'},
+                   'size': {'a fifth': '20 %', 'a third': 'a quarter to a half', 'a half': '50 percent', 'a tenth': '1/10'}, 'skin': {'pale': 'fair'},
+                   'light': {'dark': 'dim'}, 'hair': {'few': 'sparse', 'many': 'numerous'}},
+    'chest_xray': {'build': {'slim': 'slender', 'broad': 'stocky'}, 'heart': {'large': 'enlarged'}, 'lungs': {'streaked': 'streaky'}, 'size': {'a fifth': '20 %',
+                   'a tenth': '8 to 12 %', 'a twentieth': '5 percent'}, 'opacity': {'round': 'nodular'}},
+    'colonoscopy': {'mucosa': {'red': 'erythematous'}, 'lesion': {'round': 'sessile', 'stalked': 'pedunculated'}, 'texture': {'granular': 'finely granular'},
+                    'size': {'a fifth': '20 %', 'a third': 'a quarter to a half', 'a tenth': '1/10'}, 'light': {'dark': 'dim'},
+                    'vessels': {'clear': 'clearly visible', 'lost': 'invisible'}, 'colour': {'pale': 'whitish'}},
 }
 
 def put(phrase:str, attribute:str, value:str) -> str:
