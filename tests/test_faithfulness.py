@@ -1,0 +1,205 @@
+"""Faults of the reader, the report and the filter: odd texts, damaged files, wrong words on the command line; nothing of a model's own words is lost."""
+import json, subprocess, sys, time
+from pathlib import Path
+import numpy as np, pandas as pd, pytest
+from vap_diffusion.datasets import prepare
+from vap_diffusion.faithfulness import (can_plant, consistency, faithfulness_report, judge, lesion_agreement, main, plant_errors, prove, read_claims, recover, report_table, reword, say,
+                                        score_claims, spoken, verify, verify_table, wilson)
+from vap_diffusion.phantoms import ATTRIBUTES, CLASSES, TOGETHER, describe_attributes, draw_attributes, make_phantom
+from vap_diffusion.vaps import MeasuringDescriber, describe_table, load_descriptions, read_lines
+
+SENTENCES = Path(__file__).parent/'claims_development.jsonl'
+TRUTH = {m: [draw_attributes(CLASSES[m][i % 3], np.random.default_rng(i)) for i in range(150)] for m in ATTRIBUTES}
+each_modality = pytest.mark.parametrize('modality', ATTRIBUTES)
+
+def message(error, call):
+    with pytest.raises(error) as caught: call()
+    text = str(caught.value)
+    assert '\n' not in text
+    return text
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+@each_modality
+def test_the_sentences_that_the_reader_was_written_on(modality):
+    table = score_claims(SENTENCES, modality).set_index('attribute')
+    assert table.sentences['all'] > 60 and table.exact['all'] > .97, 'a rule was lost'
+    assert set(table.index) == {*ATTRIBUTES[modality], 'all'} and (table.drop('all').labelled > 0).all(), 'an attribute that no sentence speaks of'
+
+@each_modality
+def test_other_words_say_the_same(modality):
+    rng = np.random.default_rng(0)
+    for t in TRUTH[modality]:
+        says = spoken(modality, t)
+        assert read_claims(reword(modality, says, rng), modality) == {a: [says[a]] for a in t if a in says}
+
+@pytest.mark.parametrize('text', ['', '   ', '?', '🙂 皮肤 病变', 'none', ','*3000, 'a'*5000, 'Lorem ipsum '*300, '1/0 of the image', '0% of the image', '300 % of the image', 'no no not without neither nor'])
+def test_odd_texts_are_read_without_an_error_and_quickly(text):
+    start = time.time()
+    for m in ATTRIBUTES: assert not [a for a, v in read_claims(text, m).items() if a != 'size'], text[:40]
+    assert time.time() - start < 5
+
+def test_an_unknown_modality_is_named():
+    assert 'ultrasound' in message(ValueError, lambda: read_claims('a lesion', 'ultrasound'))
+
+def test_a_denial_is_the_opposite_of_a_claim():
+    for text, denied in (('hairs are seen.', 'no hairs are seen.'), ('The corners are dark.', 'The corners are not dark.'), ('The border is sharp.', 'The border is not sharp.')):
+        assert read_claims(text) != read_claims(denied)
+    assert read_claims('There is a catheter.', 'chest_xray') == {'device': ['catheter']} and read_claims('There is no catheter.', 'chest_xray') == {}, 'wires may still be there'
+
+def test_the_side_of_the_picture_is_not_that_of_the_patient():
+    assert read_claims('Round opacity on the left of the image.', 'chest_xray')['side'] == ['right']
+    assert read_claims('Round opacity on the left.', 'chest_xray')['side'] == ['left']
+
+def test_labelled_sentences_outside_the_vocabulary_are_refused(tmp_path):
+    path = tmp_path/'dermoscopy.jsonl'
+    path.write_text(json.dumps(dict(text='A green lesion.', claims=dict(colour=['green']))) + '\n')
+    assert 'line 1' in message(ValueError, lambda: score_claims(path)) and 'green' in message(ValueError, lambda: score_claims(path))
+    path.write_text('\n')
+    assert 'no sentence' in message(ValueError, lambda: score_claims(path))
+
+def test_scores_count_what_is_wrong(tmp_path):
+    path = tmp_path/'dermoscopy.jsonl'
+    rows = [('A round lesion.', dict(shape=['round'])), ('A red lesion.', dict(colour=['pink'])), ('Soft border.', dict(border=['soft'], hair=['none']))]
+    path.write_text(''.join(json.dumps(dict(text=t, claims=c)) + '\n' for t, c in rows))
+    total = score_claims(path).set_index('attribute').loc['all']
+    assert (total.claimed, total.labelled, total.right, total.sentences) == (3, 4, 2, 3) and total.exact == pytest.approx(1/3)
+
+# --- outcomes --------------------------------------------------------------------------------------------------------
+
+def test_every_outcome():
+    truth = dict(TRUTH['chest_xray'][0], opacity='round', side='left', size='a tenth', device='none', marker='none', heart='large')
+    found = judge(read_claims('Round opacity on the right. There is a catheter. No marker. The lungs are ' + truth['lungs'] + '.', 'chest_xray'), truth, 'chest_xray')
+    assert [found[a] for a in ('opacity', 'side', 'size', 'device', 'marker', 'lungs', 'heart')] == ['correct', 'contradicted', 'omitted', 'hallucinated', 'correct', 'correct', 'omitted']
+    assert judge({'opacity': ['none']}, truth, 'chest_xray')['opacity'] == 'contradicted' and judge({}, truth, 'chest_xray')['device'] == 'absent'
+
+def test_rates_have_their_own_denominators():
+    truth = [dict(hair='none', corners='dark'), dict(hair='few', corners='dark'), dict(hair='none', corners='none')]
+    claims = [{'hair': ['many']}, {'hair': ['many'], 'corners': ['dark']}, {}]
+    report = faithfulness_report(claims, truth, 'dermoscopy').set_index(['attribute', 'measure'])
+    get = lambda a, m: tuple(report.loc[(a, m), ['count', 'n']])
+    assert get('hair', 'hallucinated') == (1, 2) and get('hair', 'contradicted') == (1, 1) and get('hair', 'correct') == (0, 2)
+    assert get('corners', 'omitted') == (1, 2) and get('corners', 'coverage') == (1, 2) and get('all', 'hallucinated') == (1, 3)
+    assert report.low.between(0, 1).all() and (report.low <= report.high).all() and 'shape' not in report.index.get_level_values(0)
+    assert 'one for each' in message(ValueError, lambda: faithfulness_report(claims[:1], truth, 'dermoscopy'))
+    assert wilson(0, 0) == (0, 1)
+
+def test_consistency_needs_two_answers():
+    assert 'at least twice' in message(ValueError, lambda: consistency([['a round lesion']], 'dermoscopy'))
+    table = consistency([['A round lesion.', 'A round lesion.', 'An oval lesion.']], 'dermoscopy').set_index('attribute')
+    assert table.rate['shape'] == pytest.approx(1/3) and table.rate['hair'] == 1
+
+# --- planting --------------------------------------------------------------------------------------------------------
+
+@each_modality
+@pytest.mark.parametrize('kind', ['hallucinated', 'contradicted', 'omitted'])
+def test_planted_errors_are_as_many_as_said_and_come_back(modality, kind):
+    says, planted = plant_errors(TRUTH[modality], modality, kind, .2, np.random.default_rng(0))
+    assert set(planted) == set(can_plant(modality, kind)) and all(k == round(.2*n) for k, n in planted.values())
+    report = faithfulness_report([{a: [v] for a, v in s.items()} for s in says], TRUTH[modality], modality).set_index(['attribute', 'measure'])
+    for a, (k, n) in planted.items(): assert tuple(report.loc[(a, kind), ['count', 'n']]) == (k, n), a
+    for row in recover(TRUTH[modality], modality, kind, .2, np.random.default_rng(1)): assert abs(row['planted'] - row['recovered']) <= .02, row
+
+def test_what_cannot_be_planted():
+    assert 'choose' in message(ValueError, lambda: plant_errors(TRUTH['dermoscopy'], 'dermoscopy', 'invented', .1, np.random.default_rng(0)))
+    assert 'between 0 and 1' in message(ValueError, lambda: plant_errors(TRUTH['dermoscopy'], 'dermoscopy', 'omitted', 10, np.random.default_rng(0)))
+    assert set(can_plant('chest_xray', 'hallucinated')) == {'opacity', 'device', 'marker'}
+
+def test_the_proof_writes_what_readers_of_the_file_expect(tmp_path):
+    found = prove(tmp_path/'words.json', n=40, images=6, seeds=(0,), rates=(0, .4), modalities=('colonoscopy',), progress=False)
+    kept = json.loads((tmp_path/'words.json').read_text())
+    assert kept['planted'] == found['planted'] and {'shuffled', 'describer', 'command', 'commit', 'seconds'} <= set(kept)
+    assert all(set(r) == {'modality', 'kind', 'attribute', 'planted', 'recovered', 'n', 'seed'} for r in kept['planted'])
+    assert all(abs(s['agreement'] - s['chance']) < .1 for s in kept['shuffled']['colonoscopy'].values())
+
+# --- the filter ------------------------------------------------------------------------------------------------------
+
+@each_modality
+def test_repair_of_the_template_gives_the_truth_and_right_words_stay(modality):
+    rng = np.random.default_rng(3)
+    wrong = plant_errors(TRUTH[modality], modality, 'contradicted', .5, rng)[0]
+    for t, s in zip(TRUTH[modality], wrong):
+        true, said = say(modality, spoken(modality, t)), say(modality, s)
+        assert verify(true, t, modality, 'drop') == verify(true, t, modality, 'repair') == true == describe_attributes(modality, t)
+        assert read_claims(verify(said, t, modality, 'repair'), modality) == {a: [v] for a, v in spoken(modality, t).items()}
+        assert read_claims(verify(said, t, modality, 'drop'), modality) == {a: [v] for a, v in s.items() if v == t[a]}
+
+@each_modality
+def test_no_wrong_claim_is_left_in_free_text(modality):
+    rng = np.random.default_rng(4)
+    for kind in ('contradicted', 'hallucinated'):
+        for t, s in zip(TRUTH[modality], plant_errors(TRUTH[modality], modality, kind, .3, rng)[0]):
+            for mode in ('drop', 'repair'):
+                outcomes = judge(read_claims(verify(reword(modality, s, rng), t, modality, mode), modality), t, modality)
+                assert not {'contradicted', 'hallucinated'} & set(outcomes.values()), (kind, mode, outcomes)
+
+def test_the_filter_leaves_alone_what_it_cannot_judge():
+    assert verify('It was seen on Monday.', {'hair': 'none'}) == 'It was seen on Monday.' and verify('', {'hair': 'none'}) == ''
+    assert verify('Many hairs.', {'hair': 'none'}, mode='drop') == ''
+    assert verify('Many hairs.', {'colour': 'red'}) == 'Many hairs.', 'no evidence about hairs'
+    assert 'drop or repair' in message(ValueError, lambda: verify('a lesion', {}, mode='mend'))
+
+@pytest.fixture
+def work(tmp_path):
+    "A working folder whose descriptions have errors."
+    table = prepare('phantoms', tmp_path/'phantoms', tmp_path/'w', n=18, progress=False)
+    describe_table(tmp_path/'w', progress=False)
+    path = tmp_path/'w'/'descriptions.jsonl'
+    rows = read_lines(path)[0]
+    for r, m in zip(rows, table.set_index('file_name').modality[[r['file_name'] for r in rows]]):
+        if m == 'dermoscopy': r['t_mix'] = 'Many hairs cross a green lesion of no colour. The corners are dark, the light is dark, the skin is gray.'
+    rows[-1]['t_mix'] = ''
+    path.write_text(''.join(json.dumps(r) + '\n' for r in rows))
+    return tmp_path/'w'
+
+def test_a_folder_is_verified_and_the_original_stays(work):
+    before = load_descriptions(work).t_mix.tolist()
+    verify_table(work, 'drop', progress=False)
+    dropped, rows = load_descriptions(work).t_mix.tolist(), read_lines(work/'descriptions.jsonl')[0]
+    assert [r.get('t_mix_original', r['t_mix']) for r in rows] == before and dropped != before
+    assert all(r['t_mix'] or not r.get('t_mix_original') for r in rows), 'nothing becomes empty'
+    counts = verify_table(work, 'repair', progress=False)
+    once = (work/'descriptions.jsonl').read_bytes()
+    verify_table(work, 'repair', progress=False)
+    assert (work/'descriptions.jsonl').read_bytes() == once, 'the same call again changes nothing'
+    assert [r.get('t_mix_original', r['t_mix']) for r in read_lines(work/'descriptions.jsonl')[0]] == before and (counts.wrong <= counts.claims).all() and counts.wrong.sum() > 0
+    assert not list(work.glob('*.part'))
+    describe_table(work, progress=False)
+    assert (work/'descriptions.jsonl').read_bytes() == once, 'and nobody is asked again'
+
+def test_words_of_the_describer_itself_are_not_changed(tmp_path):
+    prepare('phantoms', tmp_path/'phantoms', tmp_path/'w', n=18, progress=False)
+    before = describe_table(tmp_path/'w', progress=False).t_mix.tolist()
+    verify_table(tmp_path/'w', 'repair', progress=False)
+    assert load_descriptions(tmp_path/'w').t_mix.tolist() == before
+
+def test_a_folder_without_descriptions(tmp_path):
+    prepare('phantoms', tmp_path/'phantoms', tmp_path/'w', n=18, progress=False)
+    assert 'vap-diffusion describe' in message(FileNotFoundError, lambda: verify_table(tmp_path/'w', progress=False))
+
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+def test_a_report_of_a_folder(work, capsys):
+    main(['report', str(work), '--results', str(work/'r.csv')])
+    report = pd.read_csv(work/'r.csv')
+    assert set(report.modality) == set(ATTRIBUTES) and {'t1', 't_mix'} <= set(report.step) and 'coverage' in capsys.readouterr().out
+
+def test_lesions():
+    claims = pd.DataFrame(dict(label=list('aaaabb'), group=list('112345'), shape=['round', 'round', 'oval', 'oval', 'round', 'oval']))
+    found = lesion_agreement(claims, ['shape'], np.random.default_rng(0)).iloc[0]
+    assert (found.same, found.lesions, found.other) == (1, 1, 0)
+    assert 'two images' in message(ValueError, lambda: lesion_agreement(claims.drop_duplicates('group'), ['shape'], np.random.default_rng(0)))
+
+def test_the_command_needs_a_folder():
+    run = subprocess.run([sys.executable, '-m', 'vap_diffusion.faithfulness', 'report'], capture_output=True, text=True)
+    assert run.returncode == 2 and 'working folder' in run.stderr and 'Traceback' not in run.stderr
+
+def test_failures_seen_by_eye():
+    from read_by_eye import RESULTS, failed, verdict
+    seen = dict(lesion=['round'], colour=['pink'], vessels=['lost'], lumen=['left', 'none'])
+    assert failed(read_claims('No lesion; clear vessels.', 'colonoscopy'), seen, 'colonoscopy') == ['lesion', 'vessels'], 'a missed lesion is one failure'
+    assert failed(read_claims('Round red lesion; lumen right.', 'colonoscopy'), seen, 'colonoscopy') == ['colour', 'lumen']
+    assert failed(read_claims('Round pink lesion, a tenth of the image; lost vessels.', 'colonoscopy'), seen, 'colonoscopy') == []
+    assert failed({'lesion': ['flat'], 'colour': ['red']}, dict(lesion=['none'], colour=['pink']), 'colonoscopy') == ['lesion']
+    assert (verdict([], 'colonoscopy'), verdict(['vessels'], 'colonoscopy'), verdict(['lesion'], 'colonoscopy'), verdict(['colour'], 'dermoscopy')) == ('right', 'partly', 'wrong', 'partly')
+    for r in json.loads(RESULTS.read_text())['images']: assert r['failed'] == failed(read_claims(r['text'], r['modality']), r['seen'], r['modality']) and r['verdict'] == verdict(r['failed'], r['modality']), r['image']
