@@ -145,7 +145,7 @@ def work(tmp_path):
     table = prepare('phantoms', tmp_path/'phantoms', tmp_path/'w', n=18, progress=False)
     describe_table(tmp_path/'w', progress=False)
     path = tmp_path/'w'/'descriptions.jsonl'
-    rows = read_lines(path)[0]
+    rows = [row for row, _ in read_lines(path)]
     for r, m in zip(rows, table.set_index('file_name').modality[[r['file_name'] for r in rows]]):
         if m == 'dermoscopy': r['t_mix'] = 'Many hairs cross a green lesion of no colour. The corners are dark, the light is dark, the skin is gray.'
     rows[-1]['t_mix'] = ''
@@ -155,14 +155,14 @@ def work(tmp_path):
 def test_a_folder_is_verified_and_the_original_stays(work):
     before = load_descriptions(work).t_mix.tolist()
     verify_table(work, 'drop', progress=False)
-    dropped, rows = load_descriptions(work).t_mix.tolist(), read_lines(work/'descriptions.jsonl')[0]
+    dropped, rows = load_descriptions(work).t_mix.tolist(), [row for row, _ in read_lines(work/'descriptions.jsonl')]
     assert [r.get('t_mix_original', r['t_mix']) for r in rows] == before and dropped != before
     assert all(r['t_mix'] or not r.get('t_mix_original') for r in rows), 'nothing becomes empty'
     counts = verify_table(work, 'repair', progress=False)
     once = (work/'descriptions.jsonl').read_bytes()
     verify_table(work, 'repair', progress=False)
     assert (work/'descriptions.jsonl').read_bytes() == once, 'the same call again changes nothing'
-    assert [r.get('t_mix_original', r['t_mix']) for r in read_lines(work/'descriptions.jsonl')[0]] == before and (counts.wrong <= counts.claims).all() and counts.wrong.sum() > 0
+    assert [r.get('t_mix_original', r['t_mix']) for r in [row for row, _ in read_lines(work/'descriptions.jsonl')]] == before and (counts.wrong <= counts.claims).all() and counts.wrong.sum() > 0
     assert not list(work.glob('*.part'))
     describe_table(work, progress=False)
     assert (work/'descriptions.jsonl').read_bytes() == once, 'and nobody is asked again'

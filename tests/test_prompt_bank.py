@@ -123,6 +123,18 @@ def test_the_stage(tmp_path):
     held = {p for c in bank.labels for p in bank.held_out[c]}
     assert held <= set(said[table[table.split == 'val'].file_name]) and not held & set(said[table[table.split == 'train'].file_name]) and held
 
+def test_descriptions_of_another_model(tmp_path):
+    "With the table beside them, those of the training images; without it all, which is said; whatever the file is called."
+    prepare('phantoms', tmp_path/'phantoms', tmp_path/'w', n=30, size=64, progress=False, modality='dermoscopy')
+    table, lines = load_table(tmp_path/'w'), []
+    for i, (f, l) in enumerate(zip(table.file_name, table.label)): lines += [json.dumps(dict(file_name=f, label=l, t1='', t2='', t_mix=t, model='llava', prompt_version='1')) for t in (f'draft {i}', f'said {i}')]
+    (tmp_path/'w'/'llava.jsonl').write_text('\n'.join(lines) + '\n{"file_')     # a line that a stop tore
+    bank = PromptBank.load(tmp_path/'w'/'llava.jsonl')
+    assert sorted(p for c in bank.labels for p in bank[c]) == sorted(f'said {i}' for i, s in enumerate(table.split) if s == 'train') and bank.source == 'w/llava.jsonl train llava'
+    (tmp_path/'alone.jsonl').write_text((tmp_path/'w'/'llava.jsonl').read_text())
+    with pytest.warns(UserWarning, match='all 30 descriptions'): assert len(PromptBank.load(tmp_path/'alone.jsonl')) == 30
+    assert 'no prompt bank here' in message(FileNotFoundError, lambda: PromptBank.load(tmp_path/'missing.jsonl'))
+
 # --- what no image had -----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('modality', CLASSES)

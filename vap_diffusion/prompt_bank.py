@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from .phantoms import ATTRIBUTES, CLASSES, MODALITIES, TOGETHER, describe_attributes
 from .datasets import load_table, split_by_group
-from .vaps import load_descriptions, read_attributes
+from .vaps import load_descriptions, read_attributes, read_lines
 from .text import TextEncoder
 
 # %% ../nbs/08_prompt_bank.ipynb #98c1fb07
@@ -229,14 +229,14 @@ class PromptBank:
     @classmethod
     def load(
         cls,
-        path:str|Path, # a file .json or .csv, a folder with prompt_bank.json, or descriptions.jsonl of a working folder
+        path:str|Path, # a file .json or .csv, a folder with prompt_bank.json, or a file .jsonl of descriptions
     )->'PromptBank':
-        "Read a bank that `save` wrote (of version 1, too), one that was edited by hand, or make one of the descriptions in a working folder."
+        "Read a bank that `save` wrote (of version 1, too), one that was edited by hand, or make one of the descriptions that some model wrote."
         path = Path(path)
-        if path.suffix == '.jsonl': return cls.from_descriptions(path)
-        if path.suffix not in ('.json', '.csv'): path = path/'prompt_bank.json'
+        if path.suffix not in ('.json', '.csv', '.jsonl'): path = path/'prompt_bank.json'
         if not path.exists(): raise FileNotFoundError(f'{path}: no prompt bank here; make one with PromptBank.from_descriptions(...).save({str(path)!r})')
         if path.suffix == '.csv': return cls(_read_csv(path), path.name)
+        if path.suffix == '.jsonl': return cls._of_lines(path)
         try: data = json.loads(path.read_text(encoding='utf-8'))
         except ValueError as e: raise ValueError(f'{path}: not JSON ({e}); make the bank again') from None
         version = data.get('version') if isinstance(data, dict) else None
@@ -246,6 +246,15 @@ class PromptBank:
         held = data.get('held_out')
         try: return cls(data['prompts'], data.get('source', ''), held and cls(held['prompts'], held.get('source', '')), data.get('failed'))
         except (ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f'{path}: {e}') from None
+
+    @classmethod
+    def _of_lines(cls, path):
+        rows = pd.DataFrame([row for row, _ in read_lines(path)]).drop_duplicates('file_name', keep='last')
+        table = load_table(path.parent) if (path.parent/'table.parquet').exists() else None
+        if table is None: warnings.warn(f'{path}: no table.parquet beside it tells which images are for training, so all {len(rows)} descriptions are taken', stacklevel=3)
+        bank = cls.from_descriptions(rows, 'train' if table is not None else None, table)
+        bank.source = f'{path.parent.name}/{path.name} {bank.source.removeprefix("descriptions ")}'
+        return bank
 
     @classmethod
     def from_descriptions(
