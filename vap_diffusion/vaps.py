@@ -10,7 +10,7 @@ __all__ = ['PROMPTS', 'REFUSALS', 'FUNCTION_WORDS', 'STEPS', 'SIDE', 'X', 'Y', '
            'long_dark_lines', 'without', 'find_lesion', 'skin_and_light', 'lesion_colours', 'border_word',
            'texture_word', 'measure_dermoscopy', 'find_lungs', 'opacity_words', 'measure_chest_xray', 'redness',
            'find_polyp', 'polyp_words', 'wall_words', 'measure_colonoscopy', 'MeasuringDescriber', 'read_attributes',
-           'as_pil', 'with_pil', 'TransformersMLLM', 'with_url', 'OpenAIMLLM', 'make_mllm', 'read_lines',
+           'as_pil', 'with_pil', 'TransformersMLLM', 'with_url', 'OpenAIMLLM', 'words_of', 'make_mllm', 'read_lines',
            'load_descriptions', 'setting_of', 'check_origin', 'centre_square', 'describe_files', 'in_processes',
            'in_threads', 'answers', 'second_answers', 'shard_path', 'describe_table', 'write_answers',
            'merge_descriptions', 'estimate']
@@ -25,6 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Protocol, runtime_checkable
+from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -643,7 +644,7 @@ class TransformersMLLM:
     def __init__(
         self,
         name_or_path:str,          # a folder, or a repository on the hub
-        max_new_tokens:int=256,    # of one answer
+        max_new_tokens:int=512,    # of one answer; more than `max_words` need, so that a long one is cut at a sentence end and not here
         batch_size:int|None=None,  # chats at once; None: 8 on a GPU, 1 on a CPU
         device:str|None=None,      # None: cuda when it is there, else cpu
         dtype='auto',              # 'auto': as the weights were saved, which is bfloat16 for most
@@ -654,6 +655,7 @@ class TransformersMLLM:
         from transformers import AutoModelForImageTextToText, AutoProcessor
         device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
         self.name, self.max_new_tokens, self.batch_size, self.usage = f'hf:{name_or_path}', max_new_tokens, batch_size or (1 if device == 'cpu' else 8), (0, 0, 0)
+        self.lock = Lock()                                                   # one batch at a time, however many threads ask
         try:
             self.processor = AutoProcessor.from_pretrained(name_or_path, **kwargs)
             self.model = AutoModelForImageTextToText.from_pretrained(name_or_path, dtype=dtype, device_map=device_map, **kwargs)
@@ -666,17 +668,32 @@ class TransformersMLLM:
         if words.pad_token is None: words.pad_token = words.eos_token
         self.model = (self.model if device_map else self.model.to(device)).eval()
 
-    def chat_many(self, chats:list[list[dict]], temperature:float=0., seed:int|None=None) -> list[str]:
-        "An answer for each chat; greedy at temperature 0, and then the same in any batch."
+    def batch(self, chats:list[list[dict]], temperature:float, seed:int) -> list[str]:
+        "One batch. Sampling is greedy search over noisy scores (Gumbel-max): all chats get the same noise at the same place, so no answer depends on its neighbours."
         import torch
+        noise = torch.Generator().manual_seed(seed)
+        def add(ids, scores): return scores/temperature - torch.empty(scores.shape[-1]).exponential_(generator=noise).log().to(scores) # B V
         inputs = self.processor.apply_chat_template([[with_pil(m) for m in c] for c in chats], tokenize=True, return_dict=True, return_tensors='pt', add_generation_prompt=True, processor_kwargs=dict(padding=True))
         inputs = inputs.to(self.model.device, dtype=self.model.dtype)         # floats only; token ids stay integers
-        with torch.inference_mode(), torch.random.fork_rng():
-            torch.manual_seed(seed or 0)
-            tokens = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, pad_token_id=self.processor.tokenizer.pad_token_id, **(dict(do_sample=True, temperature=temperature) if temperature else dict(do_sample=False))) # B L
+        pad = self.processor.tokenizer.pad_token_id
+        with torch.inference_mode(): tokens = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, pad_token_id=pad, do_sample=False, logits_processor=[add] if temperature else []) # B L
         new = tokens[:, inputs['input_ids'].shape[1]:]
-        self.usage = tuple(a + b for a, b in zip(self.usage, (len(chats), int(inputs['attention_mask'].sum()), int((new != self.processor.tokenizer.pad_token_id).sum()))))
+        self.usage = tuple(a + b for a, b in zip(self.usage, (len(chats), int(inputs['attention_mask'].sum()), int((new != pad).sum()))))
         return [a.strip() for a in self.processor.batch_decode(new, skip_special_tokens=True)]
+
+    def chat_many(self, chats:list[list[dict]], temperature:float=0., seed:int|None=None) -> list[str]:
+        "An answer for each chat, greedy at temperature 0; the same in batches of any size, up to rounding. A batch that does not fit into memory is halved, once and for all. Raises `MemoryError`."
+        import torch
+        answers = []
+        while len(answers) < len(chats):
+            now = chats[len(answers):len(answers) + self.batch_size]
+            try:
+                with self.lock: answers += self.batch(now, temperature, seed or 0)
+                continue
+            except torch.OutOfMemoryError: torch.cuda.empty_cache()
+            if len(now) == 1: raise MemoryError(f'one chat with {self.name} does not fit into the memory of {self.model.device}: choose a smaller model, or spread it with TransformersMLLM(..., device_map="auto")')
+            self.batch_size = len(now)//2
+        return answers
 
     def chat(self, messages:list[dict], temperature:float=0., seed:int|None=None) -> str:
         "One answer."
@@ -687,7 +704,7 @@ def with_url(message:dict) -> dict:
     "The message with images as base64 PNG in data URLs, as OpenAI-compatible servers take them."
     def part(p):
         if p['type'] != 'image': return p
-        png = io.BytesIO(); as_pil(p['image']).save(png, 'PNG')
+        png = io.BytesIO(); as_pil(p['image']).save(png, 'PNG', compress_level=1)      # four times as fast as the default, a fifth larger
         return dict(type='image_url', image_url=dict(url='data:image/png;base64,' + base64.b64encode(png.getvalue()).decode()))
     return message | dict(content=[part(p) for p in message['content']])
 
@@ -697,41 +714,64 @@ class OpenAIMLLM:
         self,
         model:str,                 # as the server calls it
         url:str,                   # the server's base, such as http://localhost:8000/v1
-        max_tokens:int=256,        # of one answer
+        max_tokens:int=512,        # of one answer; more than `max_words` need, so that a long one is cut at a sentence end and not here
         timeout:float=120,         # seconds for one answer
-        max_retries:int=4,         # after a failure; each waits longer, or as long as the server's Retry-After says
+        max_retries:int=4,         # after a failure; each waits longer, or as long as the server's Retry-After says, up to two minutes
         concurrency:int=8,         # questions that may be under way at once
     ):
         from openai import OpenAI
+        parts = urlsplit(url)
+        if parts.username or parts.password or parts.query: raise ValueError('--mllm openai:MODEL@URL holds more than an address, and it is written into each line: put the key into OPENAI_API_KEY, and leave it out of the URL')
+        key = os.environ.get('OPENAI_API_KEY', '').strip() or 'none'         # one's own server asks for none
+        if not (key.isascii() and key.isprintable()): raise PermissionError('OPENAI_API_KEY holds characters that no key has: set it again')
         self.name, self.model, self.url, self.max_tokens, self.max_retries, self.concurrency = f'openai:{model}@{url}', model, url, max_tokens, max_retries, concurrency
-        self.client = OpenAI(base_url=url, api_key=os.environ.get('OPENAI_API_KEY') or 'none', timeout=timeout, max_retries=max_retries) # one's own server asks for none
+        self.client = OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=max_retries)
         self.usage, self.lock = (0, 0, 0), Lock()
 
     def chat(self, messages:list[dict], temperature:float=0., seed:int|None=None) -> str:
         "One answer. Raises `ConnectionError`, `PermissionError` or `RuntimeError` with one line, in which the key never stands."
-        check, parts = 'check --mllm openai:MODEL@URL', [with_url(m) for m in messages]
+        messages = [with_url(m) for m in messages]
         for attempt in range(self.max_retries + 1):
-            answer = self.request(parts, temperature, seed or 0)              # the client has tried again what HTTP calls a failure
-            choices = getattr(answer, 'choices', None)
-            text = getattr(getattr(choices[0], 'message', None), 'content', None) if choices else None
-            if text is not None: break
-            if attempt < self.max_retries: time.sleep(min(.25*2**attempt, 8))
-        else: raise RuntimeError(f'{self.url} sends what is no chat answer, {self.max_retries} times tried again: {check}')
-        used = getattr(answer, 'usage', None)
-        with self.lock: self.usage = tuple(a + (b or 0) for a, b in zip(self.usage, (1, getattr(used, 'prompt_tokens', 0), getattr(used, 'completion_tokens', 0))))
-        return text.strip()
+            if attempt: time.sleep(min(.25*2**attempt, 8))                   # the client itself has tried again what HTTP calls a failure
+            text = self.request(messages, temperature, seed or 0)
+            if text is not None: return text
+        raise RuntimeError(f'{self.url} sends what is no chat answer, {self.max_retries} times tried again: check --mllm openai:MODEL@URL')
 
-    def request(self, messages, temperature, seed):
-        "What the server sends; None for a body that is no JSON."
+    def request(self, messages, temperature, seed) -> str|None: # None for what is no chat answer
+        "The words of one answer; every failure as one line."
         import openai
         on, check = 'the same command goes on where it stopped', 'check --mllm openai:MODEL@URL'
-        try: return self.client.chat.completions.create(model=self.model, messages=messages, max_tokens=self.max_tokens, temperature=temperature, seed=seed)
+        try: answer = self.client.chat.completions.create(model=self.model, messages=messages, max_tokens=self.max_tokens, temperature=temperature, seed=seed)
         except openai.APITimeoutError: raise ConnectionError(f'{self.url} gave no answer within {self.client.timeout:g} s: see whether the server is busy; {on}') from None
         except openai.APIConnectionError: raise ConnectionError(f'{self.url} does not answer: start the server, or {check}; {on}') from None
         except (openai.AuthenticationError, openai.PermissionDeniedError) as e: raise PermissionError(f'{self.url} refuses the key (error {e.status_code}): set OPENAI_API_KEY to a valid one; {on}') from None
         except openai.NotFoundError: raise RuntimeError(f'{self.url} has no model {self.model!r} or no chat (error 404): {check}') from None
-        except openai.APIStatusError as e: raise RuntimeError(f'{self.url} answers with error {e.status_code}, {self.client.max_retries} times tried again: see the log of the server; {on}') from None
+        except openai.APIStatusError as e:
+            if str(e.code).startswith('content_'): return 'I am sorry: the filter of the server refuses this image.' # a matter of this image, which `flaw` records
+            raise RuntimeError(f'{self.url} answers with error {e.status_code}{self.told(e)}; {on if e.status_code >= 429 else check}') from None
         except (openai.OpenAIError, ValueError): return None
+        self.count(getattr(answer, 'usage', None))
+        return words_of(answer)
+
+    def told(self, error) -> str:
+        "What a server says of an error: how long to wait, or why; without the key, which some servers repeat."
+        if pause := error.response.headers.get('Retry-After'): return f' and asks to wait {pause[:40]} s'
+        said = error.body.get('message') if isinstance(error.body, dict) else None
+        return f' ({" ".join(str(said).replace(self.client.api_key, "...").split())[:200]})' if said else ': see the log of the server'
+
+    def count(self, used):
+        "Add what an answer took; a server need not say it."
+        new = [getattr(used, k, None) for k in ('prompt_tokens', 'completion_tokens')]
+        with self.lock: self.usage = tuple(a + b for a, b in zip(self.usage, (1, *(n if isinstance(n, int) else 0 for n in new))))
+
+def words_of(answer) -> str|None:
+    "The text of a server's answer; a refusal as such; '' where it ended before the first word; None for what is no chat answer."
+    try: choice = answer.choices[0]; message = choice.message
+    except (AttributeError, IndexError, KeyError, TypeError): return None
+    text, refusal = (getattr(message, k, None) for k in ('content', 'refusal'))
+    if isinstance(text, str): return text.strip()
+    if isinstance(refusal, str): return f'I am sorry: {refusal}'
+    return '' if getattr(choice, 'finish_reason', None) in ('content_filter', 'length') else None
 
 # %% ../nbs/05_vaps.ipynb #0a6fb4ea
 def make_mllm(
