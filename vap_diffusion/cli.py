@@ -66,6 +66,7 @@ def describe(
     shard:Annotated[str, Option(help='I/N: every N-th image from the I-th on, for N machines')]='1/1',
     merge:Annotated[bool, Option('--merge', help='put the shards together')]=False,
     retry:Annotated[bool, Option('--retry', help='ask again about images whose description failed')]=False,
+    verify:Annotated[Optional[str], Option(help='drop or repair: claims that the measured image contradicts; the words of the model stay beside')]=None,
     yes:Annotated[bool, Option('--yes', help='do not ask before a run that may cost money')]=False,
     seed:Seed=0,
 ):
@@ -79,6 +80,7 @@ def describe(
         i, _, n = shard.partition('/')
         if not (i + n).isdecimal() or not n: raise ValueError(f'--shard {shard!r} is none: give I/N, such as 1/4')
         if not steps.isdecimal(): raise ValueError(f'--steps {steps!r} are none: give 123, 13 or 1')
+        if verify not in (None, 'drop', 'repair'): raise ValueError(f'--verify {verify!r} is not known: give drop or repair')
         how = dict(steps=tuple(map(int, steps)), temperature=temperature, seed=seed, max_words=max_words, concurrency=concurrency, shard=(int(i), int(n)), retry=retry)
         model = vaps.make_mllm(mllm)
         if mllm.startswith('openai:') and not yes and (left := vaps.estimate(out, model, **how)) and left['images']:
@@ -86,6 +88,11 @@ def describe(
             typer.confirm('go on?', abort=True)
         words = vaps.describe_table(out, model, **how)
         if words is None: return typer.echo(f'{vaps.shard_path(out, how["shard"])} is complete; after the last shard: vap-diffusion describe {out} --merge')
+    if verify:
+        from vap_diffusion.faithfulness import verify_table
+        counts = verify_table(out, verify)
+        typer.echo(f'{counts.wrong.sum()} of {counts.claims.sum()} claims contradict the image: {"dropped" if verify == "drop" else "repaired"}; the answers as they were stand in {out/"descriptions.jsonl"} as t_mix_original')
+        words = vaps.load_descriptions(out)
     words = words[words.t_mix != '']
     for label, rows in words.groupby('label'): typer.echo(f'{label}: {rows.t_mix.iloc[0]}')
     typer.echo(f'{len(words)} descriptions; next: vap-diffusion encode {out}')
