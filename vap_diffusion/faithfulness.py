@@ -69,7 +69,7 @@ VALUES = {
                  'tan': r'tan(?:ned)?|beige|olive|golden|(?:light|pale)[- ]brown|bronze|yellowish',
                  'brown': r'(?:dark |deep |medium )?brown(?:ish)?|dark(?:[- ](?:coloured|toned|complexioned))?', 'gray': r'gray(?:ish)?|ashen'},
         'light': LIGHTS,
-        'hair': {'few': r'(?:a |very |only (?:a )?)?few|sparse(?:ly)?|scant\w*|some|occasional|scattered|(?:a )?single|isolated|one|one or two|two|three|a couple of|a handful of|thinly',
+        'hair': {'few': r'(?:a |very |only (?:a )?)?few|sparse(?:ly)?|scarce|scant\w*|some|occasional|scattered|(?:a )?single|isolated|one|one or two|two|three|a couple of|a handful of|thinly',
                  'many': r'many|numerous|dense(?:ly)?|abundant|thickly|heav(?:y|ily)|lots of|plenty of|a lot of|profuse|multiple|countless'},
         'corners': {'dark': r'dark(?:ened|ening)?|black(?:ened)?|shadow(?:ed|y|ing)|shaded|dim|obscured',
                     'none': r'bright|clear|light|(?:evenly |fully |well )?(?:lit|illuminated)|clean|unshaded'}},
@@ -101,7 +101,7 @@ VALUES = {
                     'granular': r'(?:finely |coarsely )?granular|grainy|rough(?:ened)?|bumpy|cobble\w*|sandpaper\w*|pebbl\w+|nodular|gritty',
                     'folded': r'folded|wrinkled|ridged|pleated|creased|haustrated|corrugated'},
         'vessels': {'clear': r'(?:clearly|well|easily|readily|sharply|plainly|distinctly)(?:[- ](?:visible|seen|defined|visuali[sz]ed|recogni[sz]able))?|clear|visible|distinct|sharp|crisp|normal|preserved|prominent|intact|regular|conspicuous',
-                    'faint': r'(?:only )?(?:faint|weak|vague|dim|bare|hard|scarce|part|partial|poor|slight)ly(?: (?:visible|seen|discernible|recogni[sz]able|defined))?|(?:only )?(?:just|partially) visible|faint|pale|weak|subtle|blurr(?:ed|y)|indistinct|reduced|attenuated|faded|diminished|hazy|dim|not (?:clearly|well|sharply|fully|distinctly) (?:visible|seen|defined)',
+                    'faint': r'(?:only )?(?:faint|weak|vague|dim|bare|hard|scarce|part|partial|poor|slight)ly(?: (?:visible|seen|discernible|recogni[sz]able|defined))?|(?:only )?(?:just|partially) visible|faint|pale|weak|subtle|blurr(?:ed|y)|indistinct|reduced|attenuated|faded|diminished|hazy|dim|(?:hard|difficult) to (?:see|make out|recogni[sz]e)|not (?:clearly|well|sharply|fully|distinctly) (?:visible|seen|defined)',
                     'lost': r'lost|absent|invisible|obscured|effaced|missing|gone|obliterated|(?:not|no longer) (?:visible|seen|discernible|recogni[sz]able|present|identifiable|apparent)|cannot be (?:seen|made out|recogni[sz]ed|identified|discerned|found)|disappeared|erased|nowhere(?: to be seen)?|destroyed'},
         'lesion': {'round': r'round(?:ed|ish)?|sessile|dome(?:d|-shaped|-like)?|hemispherical|spherical|globular|ball-(?:like|shaped)|circular|bulbous',
                    'flat': r'flat(?:tened)?|plaque-like|laterally spreading|carpet-like|flush',
@@ -167,7 +167,7 @@ ALONE = {
         'lungs': {'streaked': r'streaks|(?:increased|prominent|coarse|accentuated|streaky|linear) (?:interstitial |lung |vascular |bronchovascular |pulmonary )?markings|interstitial (?:pattern|markings?|thickening)|reticular (?:pattern|markings)|streakiness|linear (?:strands|streaks)',
                   'hazy': r'haze|haziness|ground[- ]glass (?:appearance|haze|change)|veil(?:ing)?'},
         'opacity': {'round': r'nodules?|mass(?:es)?|coin lesions?', 'patchy': r'consolidat\w+|infiltrat(?:e|es|ion|ions)|patches',
-                    'layered': r'(?:pleural )?effusions?|(?:air-)?fluid levels?|pleural fluid|fluid layers?|layers? (?:along|out)|blunt(?:ed|ing) (?:of )?(?:the )?(?:\w+ )?costophrenic (?:angles?|sul\w+)|costophrenic angles? (?:is|are|appears?) (?:\w+ )?blunted|layering fluid'},
+                    'layered': r'(?:pleural )?effusions?|(?:air-)?fluid levels?|(?:pleural |free )?fluid|fluid layers?|layers? (?:along|out)|blunt(?:ed|ing) (?:of )?(?:the )?(?:\w+ )?costophrenic (?:angles?|sul\w+)|costophrenic angles? (?:is|are|appears?) (?:\w+ )?blunted|layering fluid'},
         'side': {'both': r'bibasal|bibasilar'},
         'device': {'catheter': r'catheters?|(?:central |venous |central venous )lines?|picc(?: line)?|port-a-cath|(?:nasogastric|endotracheal|chest|feeding|tracheostomy) tubes?|tubing|tubes?|drains?',
                    'wires': r'(?:ecg |ekg |pacing |monitoring |sternal |sternotomy )?(?:wires?|leads?|electrodes?|cables?)|pacemaker'},
@@ -259,7 +259,10 @@ def denied(
         if ENDS.search(gap): continue
         if m[0] in ('no', 'without', 'free of', 'free from', 'devoid of', 'absence of') and re.search(r'\b(?:is|are|was|were)\b', gap): continue
         if ',' not in gap or re.match(r'[^;.]*?,? (?:or|nor) ', s[start:]) and not re.search(r',[^,]*\b(?:with|is|are|has)\b', gap) or re.search(r'\b(?:or|nor) [^,]*$', gap): return True
+    clause = re.split(r'[,;]|\bbut\b|\bwhile\b|\bwhereas\b', s[:start])[-1]
+    own_verb = re.search(r'\b(?:is|are|has|have|shows?|appears?|looks?|seems?)\b', clause)     # then 'and' begins another clause
     rest = re.split(r',(?! (?:or|nor))|;|\bbut\b|\bwhile\b|\bwhereas\b|\band (?:the|a|an|there|its)\b', s[end:])[0].rstrip()
+    if own_verb: rest = re.split(r'\band\b', rest)[0]
     return bool(AFTER.match(rest.strip(' :')))
 
 # %% ../nbs/06_faithfulness.ipynb #f600001e
@@ -394,7 +397,7 @@ def attributes_of(s:str, v:tuple, t:tuple|None, things:list, values:list, subjec
     if t[1] <= v[0]: found |= {a for o in things if re.fullmatch(r' and (?:the )?', s[o[1]:t[0]]) for a in set(v[2]) & o[2]} # 'heart and lungs are normal'
     if re.match('border|edge|margin', s[t[0]:]) and (len(found) > 1 or v[2].get('shape') != 'irregular'): found -= {'shape'}   # 'a round border' is no shape of a lesion
     if found == {'colour'} and 'second colour' in v[2] and RIM.match(s[v[1]:]): found = {'second colour'}                       # 'black at the rim'
-    if OF_POLYP.search(s[:v[0]]): found -= {'texture'}
+    if 'lesion' in set().union(*(o[2] for o in things)) and OF_POLYP.search(s[:v[0]]): found -= {'texture'}                    # the polyp's surface is not the mucosa's
     return {a for a in found if not misplaced(s, v, a)}
 
 def share_out(s:str, claims:list, colours:list, values:list):
