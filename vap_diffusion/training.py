@@ -29,7 +29,7 @@ from .autoencoder import encode_images, finetune_decoder, fingerprint, load_auto
 from .vaps import load_descriptions
 from .text import load_text_encoder
 from .uvit import UViT
-from .prototype import PrototypeUViT, vap_loss
+from .prototype import PCM, vap_loss
 
 # %% ../nbs/11_training.ipynb #11a00004
 PRESETS = {
@@ -191,12 +191,13 @@ def make_model(
     settings:dict,            # as from `load_preset`
     prototypes:bool=True,     # with the Prototype Condition Mechanism
     seed:int=0,               # of the random weights
+    pcm:str='paper',          # which reading of it: a name in `PCM`
 ) -> UViT:
     "A new model whose sizes fit the features."
     r = features.record
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        return (PrototypeUViT if prototypes else UViT)(sample_size=r['latent'][1], in_channels=r['latent'][0], text_dim=r['text_dim'],
+        return (PCM[pcm] if prototypes else UViT)(sample_size=r['latent'][1], in_channels=r['latent'][0], text_dim=r['text_dim'],
                                                        max_text_tokens=r['max_text_tokens'], num_classes=len(r['classes']), **settings['model'])
 
 def draw_batch(features:Features, batch_size:int, generator:torch.Generator, text:bool=True, drop:float=0.1, num_timesteps:int=1000):
@@ -303,6 +304,7 @@ def train(
     save_every:float=60,       # seconds between checkpoints
     progress:bool=True,
     row:int=0,                 # of its progress bar, where several runs share a screen
+    pcm:str='paper',           # the mechanism as in the paper, or as in the authors' 'released' code (chapter 10)
     **changes,                 # of the preset: batch_size, lr, warmup, ema, or of its model: embed_dim, depth, ...
 ) -> Path:                     # the folder of the run: out/models/NAME
     """Train a generator on cached features: the loop of chapter 11. Stopped and called again, it goes on; finished, it does nothing.
@@ -310,17 +312,18 @@ def train(
     Leaves log.jsonl, tensorboard/, model/ (the averaged weights) and train.json with steps, seconds, processor seconds, images seen and the settings."""
     if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
     if min(minutes or 1, steps or 1) <= 0: raise ValueError(f'a budget of {minutes or steps} is too small: give at least one step')
+    if pcm not in PCM: raise ValueError(f'pcm is {pcm!r}: choose {" or ".join(PCM)}')
     features, settings, prototypes = load_features(out), load_preset(preset), prototypes and text
     for k, v in changes.items():
         if k in settings: settings[k] = v
         else: settings['model'] = settings['model'] | {k: v}
     folder, record = Path(out)/'models'/(name or ('vap' if prototypes else 'text' if text else 'class')), features.record
-    wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop, preset=settings, classes=record['classes'],
+    wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop, preset=settings, **({} if pcm == 'paper' else dict(pcm=pcm)), classes=record['classes'],
                   text_fingerprint=record['text_fingerprint'], vae_fingerprint=record['vae_fingerprint'])
     if start_run(folder, wanted): return folder
 
     accelerator = Accelerator(mixed_precision=settings['mixed_precision'])
-    model = make_model(features, settings, prototypes, seed).to(accelerator.device)
+    model = make_model(features, settings, prototypes, seed, pcm).to(accelerator.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03, betas=(0.9, 0.99), fused=True)
     ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75, foreach=True)
     scheduler, generator = DDPMScheduler(**SD_SCHEDULE, prediction_type=settings['prediction_type']), torch.Generator().manual_seed(seed)
