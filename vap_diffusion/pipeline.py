@@ -182,7 +182,7 @@ def build_pipeline(
     record, table = json.loads((out/'features'/'features.json').read_text()), load_table(out)
     vae = load_autoencoder(out/'autoencoder' if record['adapt_minutes'] else record['autoencoder'])
     vae.register_to_config(latents_mean=record['latents_mean'], latents_std=record['latents_std'])  # measured on these training images
-    pipe = VAPDiffusionPipeline(vae, (PCM[settings.get('pcm', 'paper')] if settings['prototypes'] else UViT).from_pretrained(run/'model').eval(), load_text_encoder(record['text_encoder']),
+    pipe = VAPDiffusionPipeline(vae, (PCM[settings.get('pcm') or 'paper'] if settings['prototypes'] else UViT).from_pretrained(run/'model').eval(), load_text_encoder(record['text_encoder']),
                                 DPMSolverMultistepScheduler(**SD_SCHEDULE, algorithm_type='dpmsolver++', solver_order=2, prediction_type=settings['preset']['prediction_type']), record['classes'],
                                 settings['text'], table.modality.mode()[0], fingerprint(vae), settings['text_fingerprint'], f'{table.attrs["dataset"]}-{run.name}')
     pipe.prompt_bank = PromptBank.from_descriptions(out)

@@ -213,9 +213,7 @@ def read_state_dict(file:str|Path)->dict[str, Tensor]:
     if not file.is_file(): raise FileNotFoundError(f'{file} is not there: give a file with the weights (.safetensors, .pt or .pth)')
     try: state = load_file(file) if file.suffix == '.safetensors' else torch.load(file, map_location='cpu', weights_only=True)
     except SafetensorError as e: raise ValueError(f'{file} is no whole safetensors file ({e}): copy or download it again') from None
-    except pickle.UnpicklingError as e:
-        if 'weights_only' in str(e) and 'Unsupported' in str(e): raise ValueError(f'{file} holds pickled code, not only tensors, and was not opened: save its state_dict() alone, best as safetensors') from None
-        raise ValueError(f'{file} is no whole torch file: copy or download it again') from None
+    except pickle.UnpicklingError: raise ValueError(f'{file} holds pickled code, or is no torch file at all; nothing in it was run: save its state_dict() alone, best as safetensors') from None
     except (EOFError, RuntimeError, KeyError, ValueError) as e: raise ValueError(f'{file} is no whole torch file ({str(e).splitlines()[0] if str(e) else type(e).__name__}): copy or download it again') from None
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()): raise ValueError(f'{file} holds no state dict of names and tensors: save model.state_dict() alone')
     return state

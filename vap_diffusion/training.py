@@ -318,7 +318,7 @@ def train(
         if k in settings: settings[k] = v
         else: settings['model'] = settings['model'] | {k: v}
     folder, record = Path(out)/'models'/(name or ('vap' if prototypes else 'text' if text else 'class')), features.record
-    wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop, preset=settings, **({} if pcm == 'paper' else dict(pcm=pcm)), classes=record['classes'],
+    wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop, preset=settings, pcm=None if pcm == 'paper' else pcm, classes=record['classes'],
                   text_fingerprint=record['text_fingerprint'], vae_fingerprint=record['vae_fingerprint'])
     if start_run(folder, wanted): return folder
 
