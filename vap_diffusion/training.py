@@ -33,7 +33,7 @@ from .autoencoder import encode_images, finetune_decoder, fingerprint, load_auto
 from .vaps import load_descriptions
 from .text import load_text_encoder
 from .uvit import UViT
-from .prototype import PrototypeUViT, vap_loss
+from .prototype import PCM, vap_loss
 
 # %% ../nbs/11_training.ipynb #11a00004
 PRESETS = {
@@ -209,12 +209,13 @@ def make_model(
     settings:dict,            # as from `load_preset`
     prototypes:bool=True,     # with the Prototype Condition Mechanism
     seed:int=0,               # of the random weights
+    pcm:str='paper',          # which reading of it: a name in `PCM`
 ) -> UViT:
     "A new model whose sizes fit the features."
     r = features.record
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        return (PrototypeUViT if prototypes else UViT)(sample_size=r['latent'][1], in_channels=r['latent'][0], text_dim=r['text_dim'],
+        return (PCM[pcm] if prototypes else UViT)(sample_size=r['latent'][1], in_channels=r['latent'][0], text_dim=r['text_dim'],
                                                        max_text_tokens=r['max_text_tokens'], num_classes=len(r['classes']), **settings['model'])
 
 def draw_batch(features:Features, batch_size:int, generator:torch.Generator, text:bool=True, drop:float=0.1, num_timesteps:int=1000, part:slice=slice(None)):
@@ -393,10 +394,15 @@ def train(
     save_every:float=60,       # seconds between checkpoints
     progress:bool=True,
     row:int=0,                 # of its progress bar, where several runs share a screen
+<<<<<<< HEAD
     accumulate:int=1,          # pieces in which a batch is worked off, for little memory
     watch=None,                # called as watch(model with averaged weights, folder, step) every `watch_every` steps
     watch_every:int=1000,
     **changes,                 # of the preset: batch_size, lr, warmup, ema, prediction_type, schedule, weighting; or of its model: embed_dim, depth, ...
+=======
+    pcm:str='paper',           # the mechanism as in the paper, or as in the authors' 'released' code (chapter 10)
+    **changes,                 # of the preset: batch_size, lr, warmup, ema, or of its model: embed_dim, depth, ...
+>>>>>>> wip/model
 ) -> Path:                     # the folder of the run: out/models/NAME
     """Train a generator on cached features: the loop of chapter 11. Stopped and called again, it goes on; finished, it does nothing.
     With a budget in steps, on one CPU, a run that was stopped or killed ends with the same weights, bit by bit. `accelerate launch` runs it in many processes.
@@ -404,13 +410,15 @@ def train(
     Leaves log.jsonl, tensorboard/, model/ (the averaged weights) and train.json with steps, seconds, processor seconds, images seen and the settings."""
     if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
     if min(minutes or 1, steps or 1) <= 0: raise ValueError(f'a budget of {minutes or steps} is too small: give at least one step')
+    if pcm not in PCM: raise ValueError(f'pcm is {pcm!r}: choose {" or ".join(PCM)}')
     features, settings, prototypes = load_features(out), load_preset(preset), prototypes and text
     for k, v in changes.items():
         if k in settings: settings[k] = v
         else: settings['model'] = settings['model'] | {k: v}
     folder, record = Path(out)/'models'/(name or ('vap' if prototypes else 'text' if text else 'class')), features.record
-    wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop, preset=settings, classes=record['classes'],
+    wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop, preset=settings, pcm=None if pcm == 'paper' else pcm, classes=record['classes'],
                   text_fingerprint=record['text_fingerprint'], vae_fingerprint=record['vae_fingerprint'])
+<<<<<<< HEAD
     schedule = choose(SCHEDULES, 'schedule', settings['schedule'])
     choose(('none', 'min_snr'), 'weighting', settings['weighting']); choose(('epsilon', 'v_prediction'), 'prediction_type', settings['prediction_type'])
     accelerator = Accelerator(mixed_precision=settings['mixed_precision'], kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
@@ -419,6 +427,12 @@ def train(
     with accelerator.main_process_first():
         if start_run(folder, wanted): return folder
     model = make_model(features, settings, prototypes, seed).to(accelerator.device)
+=======
+    if start_run(folder, wanted): return folder
+
+    accelerator = Accelerator(mixed_precision=settings['mixed_precision'])
+    model = make_model(features, settings, prototypes, seed, pcm).to(accelerator.device)
+>>>>>>> wip/model
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03, betas=(0.9, 0.99), fused=True)
     ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75, foreach=True)
     scheduler = DDPMScheduler(**schedule, prediction_type=settings['prediction_type'])

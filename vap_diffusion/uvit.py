@@ -174,13 +174,15 @@ class UViT(ModelMixin, ConfigMixin):
         "A place for the Prototype Condition Mechanism (chapter 10); here the features pass as they are."
         return tokens, None
 
-    def to_image(self, x):
-        "The last N tokens, as patches laid side by side: B T D -> B C H W."
+    def side_by_side(self, patches):
+        "Patches, their numbers in the order (y, x, channel), laid side by side: B N p*p*C -> B C H W."
         p, h = self.config.patch_size, self.config.sample_size//self.config.patch_size
-        x = self.to_patch(self.norm(x[:, -self.num_patches:])) # B N p*p*C
-        x = x.unflatten(2, (p, p, -1)).unflatten(1, (h, h)) # B h w p p C
-        x = x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3) # B C H W
-        return self.final_layer(x)
+        x = patches.unflatten(2, (p, p, -1)).unflatten(1, (h, h)) # B h w p p C
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3) # B C H W
+
+    def to_image(self, x):
+        "The last N tokens, read off as an image: B T D -> B C H W."
+        return self.final_layer(self.side_by_side(self.to_patch(self.norm(x[:, -self.num_patches:]))))
 
     def forward(self,
         sample:Tensor, # B C H W, the noisy latent x_t
