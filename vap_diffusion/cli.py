@@ -120,12 +120,12 @@ def train(
     out:Work,
     text:Annotated[bool, Option(help='with descriptions, or the class alone')]=True,
     prototypes:Annotated[bool, Option(help='with the Prototype Condition Mechanism')]=True,
-    pcm:Annotated[str, Option(help="the mechanism as in the 'paper', or as in the authors' 'released' code")]='paper',
     preset:Annotated[Optional[str], Option(help='cpu, gpu or paper; by the device when not given')]=None,
     minutes:Annotated[Optional[float], Option(help='the budget; 10 on a CPU when nothing is given')]=None,
     steps:Annotated[Optional[int], Option(help='the budget in steps instead')]=None,
     name:Annotated[Optional[str], Option(help='of the run: W/models/NAME')]=None,
     alpha:Annotated[float, Option(help="weight of the prototypes' loss")]=0.1,
+    pcm:Annotated[str, Option(help="the mechanism as in the 'paper', or as in the authors' 'released' code")]='paper',
     prediction:Annotated[Optional[str], Option(help='epsilon or v_prediction; by the preset when not given')]=None,
     schedule:Annotated[str, Option(help='sd, cosine or vp')]='sd',
     weighting:Annotated[str, Option(help='of the steps of the schedule: none or min_snr')]='none',
@@ -138,15 +138,9 @@ def train(
     from vap_diffusion import training
     from vap_diffusion.pipeline import build_pipeline
     if minutes is None and steps is None: minutes = training.load_preset(preset)['minutes']
-<<<<<<< HEAD
     changes = {k: v for k, v in dict(prediction_type=prediction, batch_size=batch_size).items() if v is not None}
-    run = training.train(out, text, prototypes, minutes, steps, preset, name, seed, alpha, accumulate=accumulate, schedule=schedule, weighting=weighting, **changes)
+    run = training.train(out, text, prototypes, minutes, steps, preset, name, seed, alpha, pcm=pcm, accumulate=accumulate, schedule=schedule, weighting=weighting, **changes)
     if PartialState().is_main_process: build_pipeline(run); typer.echo(f'next: vap-diffusion sample {run/"pipeline"} --out samples')
-=======
-    run = training.train(out, text, prototypes, minutes, steps, preset, name, seed, alpha, pcm=pcm)
-    build_pipeline(run)
-    typer.echo(f'next: vap-diffusion sample {run/"pipeline"} --out samples')
->>>>>>> wip/model
 
 # %% ../nbs/20_cli.ipynb #20a00054
 @app.command()

@@ -31,13 +31,8 @@ from .vaps import describe_table, load_descriptions, make_mllm
 from .text import TextEncoder, load_text_encoder
 from .prompt_bank import PromptBank
 from .uvit import UViT
-<<<<<<< HEAD
-from .prototype import PrototypeUViT
-from .training import SCHEDULES, encode, log_lines, per_channel, train, write_json
-=======
 from .prototype import PCM
-from .training import encode, log_lines, per_channel, train, write_json
->>>>>>> wip/model
+from .training import SCHEDULES, encode, log_lines, per_channel, train, write_json
 
 # %% ../nbs/12_pipeline.ipynb #12a00004
 SYNTHETIC = 'Synthetic image made by a generative model (vap-diffusion). It shows no patient and is not for clinical use.'
@@ -208,13 +203,8 @@ def build_pipeline(
     record, table = json.loads((out/'features'/'features.json').read_text()), load_table(out)
     vae = load_autoencoder(out/'autoencoder' if record['adapt_minutes'] else record['autoencoder'])
     vae.register_to_config(latents_mean=record['latents_mean'], latents_std=record['latents_std'])  # measured on these training images
-<<<<<<< HEAD
-    pipe = VAPDiffusionPipeline(vae, (PrototypeUViT if settings['prototypes'] else UViT).from_pretrained(run/'model').eval(), load_text_encoder(record['text_encoder']),
-                                DPMSolverMultistepScheduler(**SCHEDULES[settings['preset']['schedule']], algorithm_type='dpmsolver++', solver_order=2, prediction_type=settings['preset']['prediction_type']), record['classes'],
-=======
     pipe = VAPDiffusionPipeline(vae, (PCM[settings.get('pcm') or 'paper'] if settings['prototypes'] else UViT).from_pretrained(run/'model').eval(), load_text_encoder(record['text_encoder']),
-                                DPMSolverMultistepScheduler(**SD_SCHEDULE, algorithm_type='dpmsolver++', solver_order=2, prediction_type=settings['preset']['prediction_type']), record['classes'],
->>>>>>> wip/model
+                                DPMSolverMultistepScheduler(**SCHEDULES[settings['preset']['schedule']], algorithm_type='dpmsolver++', solver_order=2, prediction_type=settings['preset']['prediction_type']), record['classes'],
                                 settings['text'], table.modality.mode()[0], fingerprint(vae), settings['text_fingerprint'], f'{table.attrs["dataset"]}-{run.name}')
     pipe.prompt_bank = PromptBank.from_descriptions(out)
     pipe.card = card(pipe, run_facts(run))

@@ -394,15 +394,11 @@ def train(
     save_every:float=60,       # seconds between checkpoints
     progress:bool=True,
     row:int=0,                 # of its progress bar, where several runs share a screen
-<<<<<<< HEAD
+    pcm:str='paper',           # the mechanism as in the paper, or as in the authors' 'released' code (chapter 10)
     accumulate:int=1,          # pieces in which a batch is worked off, for little memory
     watch=None,                # called as watch(model with averaged weights, folder, step) every `watch_every` steps
     watch_every:int=1000,
     **changes,                 # of the preset: batch_size, lr, warmup, ema, prediction_type, schedule, weighting; or of its model: embed_dim, depth, ...
-=======
-    pcm:str='paper',           # the mechanism as in the paper, or as in the authors' 'released' code (chapter 10)
-    **changes,                 # of the preset: batch_size, lr, warmup, ema, or of its model: embed_dim, depth, ...
->>>>>>> wip/model
 ) -> Path:                     # the folder of the run: out/models/NAME
     """Train a generator on cached features: the loop of chapter 11. Stopped and called again, it goes on; finished, it does nothing.
     With a budget in steps, on one CPU, a run that was stopped or killed ends with the same weights, bit by bit. `accelerate launch` runs it in many processes.
@@ -410,7 +406,6 @@ def train(
     Leaves log.jsonl, tensorboard/, model/ (the averaged weights) and train.json with steps, seconds, processor seconds, images seen and the settings."""
     if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
     if min(minutes or 1, steps or 1) <= 0: raise ValueError(f'a budget of {minutes or steps} is too small: give at least one step')
-    if pcm not in PCM: raise ValueError(f'pcm is {pcm!r}: choose {" or ".join(PCM)}')
     features, settings, prototypes = load_features(out), load_preset(preset), prototypes and text
     for k, v in changes.items():
         if k in settings: settings[k] = v
@@ -418,21 +413,14 @@ def train(
     folder, record = Path(out)/'models'/(name or ('vap' if prototypes else 'text' if text else 'class')), features.record
     wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop, preset=settings, pcm=None if pcm == 'paper' else pcm, classes=record['classes'],
                   text_fingerprint=record['text_fingerprint'], vae_fingerprint=record['vae_fingerprint'])
-<<<<<<< HEAD
-    schedule = choose(SCHEDULES, 'schedule', settings['schedule'])
+    choose(PCM, 'pcm', pcm); schedule = choose(SCHEDULES, 'schedule', settings['schedule'])
     choose(('none', 'min_snr'), 'weighting', settings['weighting']); choose(('epsilon', 'v_prediction'), 'prediction_type', settings['prediction_type'])
     accelerator = Accelerator(mixed_precision=settings['mixed_precision'], kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     rank, world, main, size = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process, settings['batch_size']
     if size % (world*accumulate): raise ValueError(f'a batch of {size} cannot be cut into {world} processes x {accumulate} pieces: choose numbers that divide it')
     with accelerator.main_process_first():
         if start_run(folder, wanted): return folder
-    model = make_model(features, settings, prototypes, seed).to(accelerator.device)
-=======
-    if start_run(folder, wanted): return folder
-
-    accelerator = Accelerator(mixed_precision=settings['mixed_precision'])
     model = make_model(features, settings, prototypes, seed, pcm).to(accelerator.device)
->>>>>>> wip/model
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03, betas=(0.9, 0.99), fused=True)
     ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75, foreach=True)
     scheduler = DDPMScheduler(**schedule, prediction_type=settings['prediction_type'])
