@@ -110,7 +110,7 @@ def main():
     ap.add_argument('--results', type=Path, default=ROOT/'results'/'hallucination_cost.json')
     ap.add_argument('--mllm', default='', help='a model as for `vap-diffusion describe`: only its arms are trained')
     ap.add_argument('--images', type=int, default=5000, help='phantoms; eight tenths are trained on')
-    ap.add_argument('--steps', type=int, default=4000)
+    ap.add_argument('--steps', type=int, default=3000)
     ap.add_argument('--n', type=int, default=500, help='images to paint and to judge')
     ap.add_argument('--seed', type=int, default=0, help='of errors, weights and noise')
     ap.add_argument('--only', default='', help='arms whose name contains this')
