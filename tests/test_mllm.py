@@ -3,7 +3,7 @@ import json, os, shutil, subprocess, sys, time
 import numpy as np, pytest
 import tiny
 from test_vaps import KEY, Answers, message, work
-from vap_diffusion.vaps import OpenAIMLLM, TransformersMLLM, VisualAttributePrompter, describe_table, load_descriptions, user
+from vap_diffusion.vaps import OpenAIMLLM, TransformersMLLM, VisualAttributePrompter, describe_table, flaw, load_descriptions, make_mllm, user
 
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((64, 64), (40, 90), (120, 50))]
@@ -30,6 +30,44 @@ def test_the_image_is_seen(model):
 def test_sampling_depends_on_the_seed(model):
     one, same, other = (model.chat([user('Describe.', IMAGES[0])], temperature=2., seed=s) for s in (1, 1, 2))
     assert one == same != other
+
+def test_sampled_answers_do_not_depend_on_the_batch(model):
+    "A run that is killed goes on with other batches: its lines must be the same."
+    chats = [[user(f'Describe {"briefly " * i}what you see.', image)] for i, image in enumerate(IMAGES)]
+    alone = [model.chat(c, temperature=1.5, seed=3) for c in chats]
+    assert model.chat_many(chats, 1.5, 3) == alone and model.chat_many(chats[::-1], 1.5, 3) == alone[::-1] != [model.chat(c) for c in chats[::-1]]
+
+def test_sampling_has_the_probabilities_of_softmax(model, monkeypatch):
+    "The noise turns the likeliest token into a draw: 3000 seeds against softmax(scores / temperature)."
+    import torch
+    scores, drawn = torch.tensor([[2., 1., 0., -1.]]), []
+    def generate(**kw): drawn.append(int(kw['logits_processor'][0](None, scores).argmax())); return torch.zeros(1, kw['input_ids'].shape[1] + 1, dtype=torch.long)
+    monkeypatch.setattr(model.model, 'generate', generate); monkeypatch.setattr(model.processor, 'apply_chat_template', lambda *a, **kw: Inputs())
+    for seed in range(3000): model.chat([user('Describe.')], temperature=2., seed=seed)
+    share = np.bincount(drawn, minlength=4)/len(drawn)
+    assert abs(share - torch.softmax(scores[0]/2, 0).numpy()).max() < .03, share
+
+class Inputs(dict):
+    "Three token ids, as a processor gives them."
+    def __init__(self):
+        import torch
+        super().__init__(input_ids=torch.zeros(1, 3, dtype=torch.long), attention_mask=torch.ones(1, 3, dtype=torch.long))
+    def to(self, *args, **kw): return self
+
+def test_a_batch_that_does_not_fit_is_halved(model, monkeypatch):
+    import torch
+    chats, sizes, real = [[user('Describe.', image)] for image in IMAGES], [], model.model.generate
+    whole = model.chat_many(chats)
+    def small(limit):
+        def generate(**kw):
+            sizes.append(len(kw['input_ids']))
+            if sizes[-1] > limit: raise torch.OutOfMemoryError('CUDA out of memory')
+            return real(**kw)
+        return generate
+    monkeypatch.setattr(model, 'batch_size', 3); monkeypatch.setattr(model.model, 'generate', small(1))
+    assert model.chat_many(chats) == whole and sizes == [3, 1, 1, 1] and model.batch_size == 1
+    monkeypatch.setattr(model.model, 'generate', small(0))
+    assert model.name in message(MemoryError, lambda: model.chat_many(chats))
 
 def test_bfloat16(model, tmp_path):
     import torch
@@ -60,6 +98,38 @@ def test_a_fault_that_stays_ends_in_one_line(fault, monkeypatch):
     with Answers(FAULTS[fault]) as server:
         text = message((RuntimeError, ConnectionError), lambda: OpenAIMLLM('m', server.url, max_retries=1).chat([user('hello')]))
         assert server.url in text and len(server.seen) == 2
+
+ODD = [dict(choices='abc'), dict(choices={'0': 1}), dict(choices=[None]), [1], 3, 'text', dict(choices=[dict(message='x')]), dict(choices=[dict(message=dict(content=5))]),
+       dict(choices=[dict(message=dict(content=[dict(type='text', text='Round.')]))]), dict(error='overloaded')]
+
+@pytest.mark.parametrize('body', ODD, ids=map(str, range(len(ODD))))
+def test_odd_answers_end_in_one_line(body):
+    with Answers(json.dumps(body).encode()) as server: assert 'no chat answer' in message(RuntimeError, lambda: OpenAIMLLM('m', server.url, max_retries=0).chat([user('hello')]))
+
+def test_odd_counts_do_no_harm():
+    for usage in (dict(prompt_tokens='12', completion_tokens=None), [1], 'x', None):
+        with Answers(json.dumps(dict(choices=[dict(message=dict(content=GOOD))], usage=usage)).encode()) as server:
+            model = OpenAIMLLM('m', server.url); assert model.chat([user('hello')]) == GOOD and model.usage == (1, 0, 0)
+
+@pytest.mark.parametrize('choice, reason', [
+    (dict(message=dict(content=None, refusal='This I will not do.')), 'refusal'), (dict(message=dict(content=None), finish_reason='content_filter'), 'empty'), (dict(message=dict(content=None), finish_reason='length'), 'empty')])
+def test_an_image_that_the_server_refuses_is_recorded_and_the_run_goes_on(work, choice, reason):
+    with Answers(*[GOOD]*9, *[json.dumps(dict(choices=[choice])).encode()]*3, GOOD) as server, pytest.warns(UserWarning, match=f'about 1 images .{reason}: 1'):
+        words = describe_table(work, OpenAIMLLM('m', server.url), progress=False, concurrency=1)
+    assert len(words) == 18 and (words.t_mix == GOOD).sum() == 17 and words.failed.str.startswith(reason).sum() == 1
+
+@pytest.mark.parametrize('code', ['content_filter', 'content_policy_violation'])
+def test_a_filter_before_the_model_is_a_refusal(code):
+    body = json.dumps(dict(error=dict(code=code, message='Your request was rejected.'))).encode()
+    server = Rude(reply(body, '400 Bad Request'))
+    assert flaw(OpenAIMLLM('m', server.url).chat([user('hello')])) == 'refusal'
+
+def test_what_the_server_says_of_an_error_is_passed_on_without_the_key(monkeypatch):
+    monkeypatch.setenv('OPENAI_API_KEY', KEY)
+    body = json.dumps(dict(error=dict(code='context_length_exceeded', message=f'At most 4096 tokens,\n not 5000; key {KEY}'))).encode()
+    server = Rude(reply(body, '400 Bad Request'), reply(FINE))
+    text = message(RuntimeError, lambda: OpenAIMLLM('m', server.url).chat([user('hello')]))
+    assert 'At most 4096 tokens, not 5000; key ...' in text and 'tried again' not in text and len(server.times) == 1      # it would be refused again
 
 class Rude:
     "A server on a plain socket: for each connection the next of `acts`, a function of the connection."
@@ -94,6 +164,27 @@ def test_retry_after_is_obeyed():
     server = Rude(reply(b'{}', '429 Too Many Requests', more='Retry-After: 2\r\n'), reply(FINE))
     assert OpenAIMLLM('m', server.url).chat([user('hello')]) == GOOD
     assert 1.9 < server.times[1] - server.times[0] < 4
+
+def test_a_long_wait_is_passed_on():
+    "More than the client waits for: not asked again before its time."
+    server = Rude(reply(b'{}', '429 Too Many Requests', more='Retry-After: 3600\r\n'), reply(FINE))
+    assert 'asks to wait 3600 s' in message(RuntimeError, lambda: OpenAIMLLM('m', server.url).chat([user('hello')])) and len(server.times) == 1
+
+@pytest.mark.parametrize('key', [KEY + '\n', KEY + '\r', ' ' + KEY])
+def test_white_space_around_the_key(key, monkeypatch, caplog):
+    "As files and shells leave it; the HTTP client would write such a header into its log."
+    monkeypatch.setenv('OPENAI_API_KEY', key); caplog.set_level('DEBUG')
+    with Answers(GOOD) as server: assert OpenAIMLLM('m', server.url).chat([user('hello')]) == GOOD and server.seen[0]['key'] == f'Bearer {KEY}'
+    assert KEY not in caplog.text and caplog.records
+
+@pytest.mark.parametrize('key', [KEY + '\u201d', KEY + '\n' + KEY])
+def test_a_key_that_is_none(key, monkeypatch, caplog):
+    monkeypatch.setenv('OPENAI_API_KEY', key); caplog.set_level('DEBUG')
+    assert 'OPENAI_API_KEY' in message(PermissionError, lambda: OpenAIMLLM('m', 'http://localhost:9/v1'))
+    assert KEY not in caplog.text
+
+@pytest.mark.parametrize('url', [f'http://me:{KEY}@localhost:9/v1', f'http://{KEY}@localhost:9/v1', f'http://localhost:9/v1?api-key={KEY}'])
+def test_no_key_in_the_url(url): assert 'OPENAI_API_KEY' in message(ValueError, lambda: make_mllm(f'openai:m@{url}'))
 
 def test_the_key_is_nowhere(work, monkeypatch, tmp_path, caplog):
     "Not in a file, not in a log, not in a traceback, whatever the server says."
