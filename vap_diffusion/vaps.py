@@ -117,7 +117,7 @@ def flaw(
     "Why an answer is not fit to be kept: empty, refusal, another language, a loop, or a diagnosis."
     words = re.findall(r"[^\W\d_]+", text.lower())
     if not words: return 'empty'
-    if REFUSALS.search(text): return 'refusal'
+    if REFUSALS.search(text.replace('\u2019', "'")): return 'refusal'
     letters = [c for c in text if c.isalpha()]
     if sum(ord(c) > 0x24f for c in letters) > .2*len(letters): return 'another language'
     english, other = (sum(w in set(known) for w in words) for known in FUNCTION_WORDS.values())
