@@ -1409,11 +1409,11 @@ def estimate(
     **how,                       # of `describe_table`
 ) -> dict[str, int]:             # images left, requests, tokens in, tokens out that they will take; {} where the model counts none
     "Describe a few images, and reckon from what they took what the rest will take."
-    before = np.array(getattr(mllm, 'usage', (0, 0, 0)))
+    before, seconds = np.array(getattr(mllm, 'usage', (0, 0, 0))), lambda: len(json.loads(p.read_text(encoding='utf-8'))) if (p := Path(out)/'t2.json').exists() else 0
     left = lambda: len(load_table(out).iloc[how.get('shard', (1, 1))[0] - 1::how.get('shard', (1, 1))[1]]) - (sum(1 for _ in read_lines(p)) if (p := shard_path(out, how.get('shard', (1, 1)))).exists() else 0)
-    todo = left()
+    todo, known = left(), seconds()
     describe_table(out, mllm, progress=False, limit=sample, **how)
     made, used = todo - left(), np.array(getattr(mllm, 'usage', (0, 0, 0))) - before
     if not made or not used[0]: return {}
-    per_image = (used - np.array([len(load_table(out).modality.unique()) if 2 in how.get('steps', (1, 2, 3)) else 0, 0, 0]))/made # Question 2 is not asked again
+    per_image = (used - np.array([seconds() - known if 2 in how.get('steps', (1, 2, 3)) else 0, 0, 0]))/made # Question 2 is not asked again
     return dict(images=left(), **{k: int(round(x*left())) for k, x in zip(('requests', 'tokens_in', 'tokens_out'), per_image)})
