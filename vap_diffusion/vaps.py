@@ -614,7 +614,10 @@ def measure_dermoscopy(
     "Read a dermoscopy image."
     f = find_lesion(rgb)
     features = dermoscopy_features(f)
-    words = {a: read_word('dermoscopy', a, v) for a, v in features.items() if a != 'second colour'}
+    words = {a: read_word('dermoscopy', a, v) for a, v in features.items() if a not in ('size', 'second colour')}
+    sizes = ATTRIBUTES['dermoscopy']['size']
+    measured = sizes.index(area_word(f.mask.mean(), sizes))                  # the rule may correct the area by one step, not more
+    words['size'] = read_word('dermoscopy', 'size', features['size'], without=[w for i, w in enumerate(sizes) if abs(i - measured) > 1])
     skin, light, exposure = skin_and_light(f.skin)
     L = to_lab(rgb)[..., 0]
     band, corner = (RADIUS > .75) & (RADIUS < 1.05) & ~f.mask, (RADIUS > 1.25) & ~f.mask
