@@ -186,9 +186,12 @@ def load_pipeline(
         if str(model).count('/') != 1 or str(model).startswith(('.', '/')): raise FileNotFoundError(f'{model} is not there: give a folder pipeline/ that `vap-diffusion train` wrote, or "course"')
     kind = json.loads((path/'model_index.json').read_text()).get('_class_name') if (path/'model_index.json').exists() else 'VAPDiffusionPipeline'
     if kind != 'VAPDiffusionPipeline': raise ValueError(f'{model} is a {kind}, not a VAPDiffusionPipeline: load it with diffusers')
+    from huggingface_hub.errors import HTTPError                                                # of the wire; a hub's answers are OSErrors
     disable_progress_bar()
     try: pipe = VAPDiffusionPipeline.from_pretrained(path if path.exists() else str(model))
-    except OSError as e: raise FileNotFoundError(f'{model} cannot be loaded ({str(e).splitlines()[0]}): train it again, or give "course"') from None
+    except (OSError, HTTPError) as e:
+        remedy = 'train it again, or give "course"' if path.exists() else 'check the name, the network and the token (`hf auth login`, HF_TOKEN), or give a folder'
+        raise FileNotFoundError(f'{model} cannot be loaded ({(str(e) or type(e).__name__).splitlines()[0]}): {remedy}') from None
     pipe.set_progress_bar_config(disable=True)
     return pipe.to('cuda' if torch.cuda.is_available() else 'cpu')
 
@@ -502,6 +505,8 @@ def push(
     if not (token or get_token()): raise ValueError(f'{api.endpoint} needs a token to take {repo_id}: log in with `hf auth login`, or set HF_TOKEN')
     with tempfile.TemporaryDirectory() as folder:
         pipe.save_pretrained(folder)
+        for file in Path(folder).rglob('*.json'): # where it lay on this machine is nobody's business
+            if '_name_or_path' in (found := json.loads(file.read_text(encoding='utf-8'))): del found['_name_or_path']; file.write_text(json.dumps(found, indent=2), encoding='utf-8')
         (Path(folder)/'README.md').write_text((pipe.card or card(pipe, {})).replace('OWNER/NAME', repo_id), encoding='utf-8')
         try:
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
