@@ -165,11 +165,12 @@ class VAPDiffusionPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         "Read what `save_pretrained` wrote, from a folder or a hub."
-        pipe, folder = super().from_pretrained(pretrained_model_name_or_path, **kwargs), Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir(): # all at once, so that bank, card and weights are of one commit (and diffusers' own way would take class_names for a part)
             from huggingface_hub import snapshot_download
-            where = {k: kwargs[k] for k in ('revision', 'cache_dir', 'token', 'local_files_only') if k in kwargs}
-            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=['prompt_bank.json', 'README.md'], **where))
+            where = {k: kwargs.pop(k) for k in ('revision', 'cache_dir', 'token', 'local_files_only', 'force_download') if k in kwargs}
+            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=['*.json', '*.txt', '*.safetensors', 'README.md'], **where))
+        pipe = super().from_pretrained(folder, **kwargs)
         if (folder/'prompt_bank.json').exists(): pipe.prompt_bank = PromptBank.load(folder/'prompt_bank.json')
         if (folder/'README.md').exists(): pipe.card = (folder/'README.md').read_text(encoding='utf-8')
         return pipe
