@@ -63,6 +63,21 @@ def test_objectives_and_schedules_train_and_sample(work, choice):
     assert pipe.scheduler.config.prediction_type == choice.get('prediction_type', 'v_prediction')
     assert pipe('nevus', num_inference_steps=2, output_type='np').images.shape == (1, 64, 64, 3)
 
+@pytest.mark.parametrize('pcm,other', [('released', 'paper'), ('paper', 'released')])
+def test_both_mechanisms_go_from_training_to_images(work, pcm, other):
+    "And a finished run of one is never taken for a run of the other."
+    from vap_diffusion import ReleasedUViT, PrototypeUViT
+    from vap_diffusion.pipeline import build_pipeline
+    from vap_diffusion.training import train
+    run = train(work, steps=3, name=f'mode-{pcm}', pcm=pcm, **SMALL)
+    made = (run/'model'/'diffusion_pytorch_model.safetensors').stat().st_mtime_ns
+    with pytest.raises(FileExistsError, match='another setting .pcm was'): train(work, steps=3, name=f'mode-{pcm}', pcm=other, **SMALL)
+    assert train(work, steps=3, name=f'mode-{pcm}', pcm=pcm, **SMALL) == run and (run/'model'/'diffusion_pytorch_model.safetensors').stat().st_mtime_ns == made
+    pipe = build_pipeline(run)
+    assert type(pipe.uvit) is dict(paper=PrototypeUViT, released=ReleasedUViT)[pcm]
+    images = pipe(pipe.class_names[:2], num_inference_steps=2, output_type='np', generator=torch.Generator().manual_seed(0)).images
+    assert images.shape == (2, 64, 64, 3) and (images[0] != images[1]).any()
+
 @pytest.mark.parametrize('wrong', [dict(schedule='sigmoid'), dict(weighting='p2'), dict(prediction_type='score')])
 def test_unknown_choices_are_refused(work, wrong):
     from vap_diffusion.training import train

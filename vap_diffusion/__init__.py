@@ -8,7 +8,7 @@ _WHERE = dict(
     TextEncoder='text', load_text_encoder='text',
     PromptBank='prompt_bank',
     UViT='uvit',
-    PrototypeUViT='prototype', PrototypeCondition='prototype',
+    PrototypeUViT='prototype', PrototypeCondition='prototype', ReleasedUViT='prototype', convert_released='prototype',
     VAPDiffusionPipeline='pipeline',
     ImprovedPrecisionRecall='metrics', DensityCoverage='metrics',
 )
