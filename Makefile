@@ -38,6 +38,7 @@ readme: $(STAMP) ## draw README's result tables and pictures again from results/
 	$(BIN)/python tests/readme.py
 
 assets: $(STAMP) ## train the shipped weights again, in this order (about an hour on 2 cores)
+	$(BIN)/python -m vap_diffusion.vaps --out assets/describer
 	$(BIN)/python -m vap_diffusion.autoencoder --out assets/autoencoder
 	$(BIN)/python -m vap_diffusion.text --out assets/text
 	$(BIN)/python -m vap_diffusion.metrics --out assets/features

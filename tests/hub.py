@@ -1,8 +1,8 @@
 """A hub in a thread, as far as huggingface_hub asks for one: repositories, commits, large files, tokens. Nothing leaves the machine.
 
-`with Hub() as hub: ...` serves at `hub.url`; `hub.files('owner/name')` are the files of the newest commit.
-Run a process with `hub.env(home, token)`, for huggingface_hub reads its settings when it is imported."""
-import base64, hashlib, json, os, re, threading
+`with Hub(port) as hub: ...` serves at `hub.url`; `hub.files('owner/name')` are the files of the newest commit.
+Run a process with `hub_env(url, home, token)`, for huggingface_hub reads its settings when it is imported."""
+import base64, contextlib, hashlib, json, os, re, socket, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -11,14 +11,16 @@ TOKEN = 'hf_good'
 
 class Hub:
     "Repositories in memory."
-    def __init__(self):
-        self.commits, self.private, self.large, self.asked = {}, {}, {}, []           # repo -> [(oid, path -> bytes)]; repo -> bool; sha256 -> bytes; requests
-        self.server = ThreadingHTTPServer(('127.0.0.1', 0), type('Handler', (Handler,), dict(hub=self)))
+    def __init__(self, port=0):
+        self.commits, self.private, self.large, self.asked, self.lines = {}, {}, {}, [], [] # repo -> [(oid, path -> bytes)]; repo -> bool; sha256 -> bytes; requests; open connections
+        self.server = ThreadingHTTPServer(('127.0.0.1', port), type('Handler', (Handler,), dict(hub=self)))
         self.url = f'http://127.0.0.1:{self.server.server_port}'
     def __enter__(self): threading.Thread(target=self.server.serve_forever, daemon=True).start(); return self
-    def __exit__(self, *_): self.server.shutdown(); self.server.server_close()
+    def __exit__(self, *_):
+        self.server.shutdown(); self.server.server_close()
+        for line in self.lines: # else a client that is still connected would be served on
+            with contextlib.suppress(OSError): line.shutdown(socket.SHUT_RDWR)
     def files(self, repo): return self.commits[repo][-1][1]
-    def env(self, home, token=TOKEN): return hub_env(self.url, home, token)
 
 def hub_env(url, home, token):
     "The environment of a process that knows this hub only, with caches of its own."
@@ -29,6 +31,7 @@ class Handler(BaseHTTPRequestHandler):
     hub:Hub
     protocol_version = 'HTTP/1.1'
     def log_message(self, *_): pass
+    def setup(self): super().setup(); self.hub.lines.append(self.connection)
 
     def answer(self, code=200, body=b'', **headers):
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -94,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
         data = files[path]
         if not path.endswith('.safetensors'): return self.answer(200, data, X_Repo_Commit=oid, ETag=f'"{hashlib.sha1(data).hexdigest()}"')
         sha = hashlib.sha256(data).hexdigest()
-        self.answer(302, b'', X_Repo_Commit=oid, X_Linked_Etag=f'"{sha}"', X_Linked_Size=len(data), Location=f'{self.hub.url}/large/{sha}')
+        self.answer(302, b'', X_Repo_Commit=oid, X_Linked_Etag=f'"{sha}"', X_Linked_Size=len(data), Location=f"{self.hub.url.replace('127.0.0.1', 'localhost')}/large/{sha}") # another host, as the real one
 
 REPO, REV = r'(?P<repo>[^/]+/[^/]+)', r'(?P<rev>[^/]+)'
 ROUTES = (('POST', '/api/repos/create', 'create'), ('POST', '/api/validate-yaml', 'check_head'), ('POST', f'/api/models/{REPO}/preupload/{REV}', 'preupload'),

@@ -43,9 +43,21 @@ def isic2018():
         if split in r: out += [f'Against the {title}:', '', *rows(r[split]), '']
     return out + [f"Features `{r['test']['class']['features']}`, guidance {r['test']['class']['guidance_scale']}, seed {r['seed']}, {r['device']}, {r['images']['train']} training images."]
 
+def words():
+    "How often the embedded describer is right on phantoms, how well labelled sentences are read, how planted errors come back."
+    from vap_diffusion.faithfulness import score_claims
+    w, out = load('words.json'), ['| | describer, right on phantoms (mean; worst attributes) | held-out sentences: claims that are right | claims that are found |', '|---|---|---|---|']
+    for modality, of in w['describer'].items():
+        worst = ', '.join(f'{a} {v:.2f}' for a, v in sorted(of.items(), key=lambda x: x[1])[:3])
+        read = score_claims(ROOT/'data'/'claims'/f'{modality}.jsonl').set_index('attribute').loc['all']
+        out.append(f"| {modality} | {sum(of.values())/len(of):.2f} ({worst}) | {read.precision:.2f} of {read.claimed:.0f} | {read.recall:.2f} of {read.labelled:.0f} |")
+    off = max(abs(p['recovered'] - p['planted']) for p in w['planted'])
+    near = max(abs(r['agreement'] - r['chance']) for of in w['shuffled'].values() for r in of.values())
+    return out + ['', f"Planted errors (0 to 40 % of each kind, {len(w['planted'])} cells, three seeds) come back within {100*off:.1f} points, in wordings that the reader was developed with; a shuffled bank scores within {100*near:.1f} points of chance. Describer `{w['describer_name']}`, {w['describer_images']} phantoms a modality, `{w['command']}`."]
+
 def drawn(text):
     "README with every `<!-- results: NAME -->` block drawn again."
-    def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters)[m[1]]()) + '\n<!-- end -->'
+    def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters, words=words)[m[1]]()) + '\n<!-- end -->'
     return re.sub(r'<!-- results: (\w+) -->\n.*?<!-- end -->', block, text, flags=re.S)
 
 def picture(path, per_class=6, seed=20):

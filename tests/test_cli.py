@@ -54,6 +54,13 @@ def test_doctor_names_each_part_and_its_remedy():
 
 # --- the verbs -------------------------------------------------------------------------------------------------------
 
+def test_a_trained_pipeline_has_a_card_with_its_data_and_budget(work):
+    from huggingface_hub import ModelCard
+    for run, kind, words in (('class', 'unconditional-image-generation', 'none: the class alone'), ('vap', 'text-to-image', 'by measure')):
+        card, made = ModelCard.load(work/'models'/run/'pipeline'/'README.md'), json.loads((work/'models'/run/'train.json').read_text())
+        assert (card.data.license, card.data.pipeline_tag) == ('apache-2.0', kind) and words in card.text and 'phantoms' in card.text
+        assert all(f'- **{k}**: {made[k]}\n' in card.text for k in ('steps', 'images_seen', 'seconds', 'device')) and str(work) not in card.text
+
 def test_stages_leave_what_they_promise(work):
     assert (work/'table.parquet').exists() and (work/'features'/'moments.safetensors').exists()
     lines = [json.loads(l) for l in (work/'descriptions.jsonl').read_text().splitlines()]

@@ -29,6 +29,7 @@ def work(tmp_path):
 
 @pytest.mark.parametrize('text, reason', [
     ('Oval pink lesion, a fifth of the image, soft border, smooth texture, centre; gray skin, normal light.', None), ('   ', 'empty'), ('...', 'empty'),
+    ('I\u2019m sorry, but I can\u2019t assist with that.', 'refusal'), ('Sorry, but I can\u2019t help with this.', 'refusal'),
     ('As an AI language model, I do not have eyes.', 'refusal'), ('I am not able to interpret medical images.', 'refusal'), ('It is brown; please consult a dermatologist.', 'refusal'),
     ('La lésion est ronde et brune, avec un bord flou sur une peau claire.', 'another language'), ('Поражение круглое, коричневое.', 'another language'),
     ('brown brown brown brown brown brown brown brown brown brown brown brown brown brown brown brown brown brown', 'loop'),

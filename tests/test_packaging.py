@@ -31,7 +31,7 @@ def test_weights_are_safetensors_with_cards_and_small():
     files = [p for p in (ROOT/'assets').rglob('*') if p.is_file()]
     assert sum(p.stat().st_size for p in files if p.suffix == '.safetensors') < 30e6
     assert not [p for p in files if p.suffix in ('.pt', '.pth', '.bin', '.pkl', '.ckpt')]
-    for name in ('autoencoder', 'text', 'features', 'course'):
+    for name in ('autoencoder', 'text', 'features', 'course', 'describer'):
         card = (ROOT/'assets'/name/'README.md').read_text().lower()
         assert all(word in card for word in ('python -m vap_diffusion', 'seed', 'second', 'phantoms')), name
 

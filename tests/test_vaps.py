@@ -4,9 +4,9 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np, pytest
 from vap_diffusion.datasets import prepare
-from vap_diffusion.phantoms import ATTRIBUTES, check_attributes, make_phantom, write_phantoms
-from vap_diffusion.vaps import (PROMPTS, MeasuringDescriber, OpenAIMLLM, TransformersMLLM, VisualAttributePrompter, describe_table,
-                                load_descriptions, make_mllm, read_attributes, user)
+from vap_diffusion.phantoms import ATTRIBUTES, CLASSES, check_attributes, make_phantom, write_phantoms
+from vap_diffusion.vaps import (PROMPTS, SPLITS, MeasuringDescriber, OpenAIMLLM, TransformersMLLM, VisualAttributePrompter, describe_table,
+                                fit_rule, load_descriptions, load_rules, make_mllm, read_attributes, scores, user)
 
 KEY = 'sk-secret-1234567890'
 
@@ -130,13 +130,34 @@ def test_any_image_gets_words(modality):
         if i % 4 == 3: image = np.clip(image + rng.normal(0, 30, image.shape), 0, 255).astype(np.uint8)
         check_attributes(modality, describer.measure(image, modality))
 
-def test_measuring_does_not_drift():
-    "The accuracy that the chapter shows, on other phantoms."
-    describer = MeasuringDescriber()
-    for label, modality in (('melanoma', 'dermoscopy'), ('mass', 'chest_xray'), ('polyp', 'colonoscopy')):
-        phantoms = [make_phantom(label, seed) for seed in range(60)]
-        right = [np.mean([describer.measure(p.image, modality)[a] == v for a, v in p.attributes.items()]) for p in phantoms]
-        assert np.mean(right) > .8, modality
+FLOOR = { # modality -> attribute -> share of right words on these phantoms, less 3 points
+    'dermoscopy': {'size': 0.9, 'shape': 0.9, 'colour': 0.91, 'second colour': 0.88, 'border': 0.93, 'texture': 0.89, 'position': 0.95, 'skin': 0.96, 'light': 0.95, 'hair': 0.89, 'corners': 0.97},
+    'chest_xray': {'exposure': 0.93, 'build': 0.97, 'heart': 0.97, 'lungs': 0.91, 'opacity': 0.9, 'side': 0.96, 'size': 0.91, 'device': 0.93, 'marker': 0.97},
+    'colonoscopy': {'mucosa': 0.97, 'texture': 0.96, 'vessels': 0.94, 'lesion': 0.91, 'colour': 0.96, 'size': 0.89, 'position': 0.95, 'lumen': 0.95, 'light': 0.94, 'corner box': 0.97}}
+@pytest.mark.parametrize('modality', ATTRIBUTES)
+def test_measuring_does_not_drift(modality):
+    "Each attribute on phantoms that no rule was fitted on: what chapter 05 reaches, less 3 points."
+    describer, phantoms = MeasuringDescriber(), [make_phantom(CLASSES[modality][i % 3], 910_000 + i) for i in range(300)]
+    read = [describer.measure(p.image, modality) for p in phantoms]
+    right = {a: np.mean([r[a] == p.attributes[a] for r, p in zip(read, phantoms)]) for a in ATTRIBUTES[modality]}
+    assert not {a: (round(float(v), 3), FLOOR[modality][a]) for a, v in right.items() if v < FLOOR[modality][a]}
+
+def test_rules_fit_what_is_measured():
+    "Each rule asks for the numbers that are measured, in their order, and knows the attribute's words."
+    for modality, (split, features) in SPLITS.items():
+        measured, rules = features(split(make_phantom(CLASSES[modality][0], 0).image)), load_rules()[modality]
+        assert {a: list(v) for a, v in measured.items()} == {a: r['features'] for a, r in rules.items()}
+        assert all(tuple(r['words']) == ATTRIBUTES[modality][a] and len(r['features']) <= 25 for a, r in rules.items())
+
+def test_a_rule_does_not_extrapolate():
+    rule = load_rules()['dermoscopy']['border']
+    inside, far = np.array(rule['high']), np.array(rule['high']) + 1e6
+    assert np.allclose(scores(rule, inside), scores(rule, far)) and not np.allclose(scores(rule, inside), scores(rule, rule['low']))
+
+def test_the_same_rows_give_the_same_rule():
+    rng = np.random.default_rng(0); values = rng.normal(size=(300, 2)); truth = np.where(values @ (1, -2) > 0, 'a', 'b')
+    rules = [fit_rule(values, truth, ('a', 'b'), ('x', 'y')) for _ in range(2)]
+    assert rules[0] == rules[1] and np.mean(np.array(['a', 'b'])[scores(rules[0], values).argmax(1)] == truth) > .97
 
 def test_free_text():
     read = read_attributes('There is an oval, dark brown lesion; grey skin, many hairs')
@@ -176,7 +197,7 @@ class Another(MeasuringDescriber): name = 'another'
 def test_lines_of_another_model(work):
     describe_table(work, progress=False); before = (work/'descriptions.jsonl').read_bytes()
     text = message(ValueError, lambda: describe_table(work, Another(), progress=False))
-    assert 'measure-1' in text and 'another' in text and 'delete the file' in text
+    assert 'measure-2' in text and 'another' in text and 'delete the file' in text
     assert (work/'descriptions.jsonl').read_bytes() == before
 
 def test_lines_of_other_questions(work, monkeypatch):

@@ -85,7 +85,7 @@ def describe(
         how = dict(steps=tuple(map(int, steps)), temperature=temperature, seed=seed, max_words=max_words, concurrency=concurrency, shard=(int(i), int(n)), retry=retry)
         model = vaps.make_mllm(mllm)
         if mllm.startswith('openai:') and not yes and (left := vaps.estimate(out, model, **how)) and left['images']:
-            typer.echo(f"{left['images']} images are left: about {left['requests']} requests, {left['tokens_in']} tokens in, {left['tokens_out']} tokens out")
+            typer.echo(f"{left['images']} images are left: about {left['requests']} requests, " + (f"{left['tokens_in']} tokens in, {left['tokens_out']} tokens out" if left['tokens_in'] else 'tokens not known: the server does not count them'))
             typer.confirm('go on?', abort=True)
         words = vaps.describe_table(out, model, **how)
         if words is None: return typer.echo(f'{vaps.shard_path(out, how["shard"])} is complete; after the last shard: vap-diffusion describe {out} --merge')

@@ -554,7 +554,7 @@ DATASETS = {d.name: d for d in ( # to add one: a function root -> table, and a r
             (1009, 9, 391, 1028, 35, 201, 11, 443, 28, 133, 6, 646, 1148, 131, 1002, 989)))), (
             ('images of the lower tract', r'lower-gi-tract/.*\.jpg$', 7210, 'class folders elsewhere are read as well'),),
         test=0.2, size='4 GB', url='https://datasets.simula.no/hyper-kvasir', terms='CC BY 4.0, with a README that restricts commercial use, as far as known',
-        citation='H. Borgli et al., HyperKvasir, Sci. Data 7, 283, 2020', notes='no patient is known: each image is a group of its own; burnt-in text and coloured corner boxes'),
+        citation='H. Borgli et al., HyperKvasir, Sci. Data 7, 283, 2020', notes='no patient is known: each image is a group of its own (colonoscopy joins look-alikes); burnt-in text and coloured corner boxes'),
     Dataset('kvasir_seg', kvasir_seg_table, 'Kvasir-SEG', 'colonoscopy', dict(all=dict(polyp=1000)), (
             ('images', r'(?i)(^|/)images/(?!\d+\.)[^/]*\.jpg$', 1000, ''), ('masks', r'(?i)(^|/)masks/(?!\d+\.)[^/]*\.jpg$', 1000, '')),
         test=0.2, size='45 MB', url='https://datasets.simula.no/kvasir-seg', terms='research and education; commercial use needs permission, as far as known',

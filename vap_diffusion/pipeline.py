@@ -165,11 +165,12 @@ class VAPDiffusionPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         "Read what `save_pretrained` wrote, from a folder or a hub."
-        pipe, folder = super().from_pretrained(pretrained_model_name_or_path, **kwargs), Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir(): # all at once, so that bank, card and weights are of one commit (and diffusers' own way would take class_names for a part)
             from huggingface_hub import snapshot_download
-            where = {k: kwargs[k] for k in ('revision', 'cache_dir', 'token', 'local_files_only') if k in kwargs}
-            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=['prompt_bank.json', 'README.md'], **where))
+            where = {k: kwargs.pop(k) for k in ('revision', 'cache_dir', 'token', 'local_files_only', 'force_download') if k in kwargs}
+            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=['*.json', '*.txt', '*.safetensors', 'README.md'], **where))
+        pipe = super().from_pretrained(folder, **kwargs)
         if (folder/'prompt_bank.json').exists(): pipe.prompt_bank = PromptBank.load(folder/'prompt_bank.json')
         if (folder/'README.md').exists(): pipe.card = (folder/'README.md').read_text(encoding='utf-8')
         return pipe
@@ -186,9 +187,12 @@ def load_pipeline(
         if str(model).count('/') != 1 or str(model).startswith(('.', '/')): raise FileNotFoundError(f'{model} is not there: give a folder pipeline/ that `vap-diffusion train` wrote, or "course"')
     kind = json.loads((path/'model_index.json').read_text()).get('_class_name') if (path/'model_index.json').exists() else 'VAPDiffusionPipeline'
     if kind != 'VAPDiffusionPipeline': raise ValueError(f'{model} is a {kind}, not a VAPDiffusionPipeline: load it with diffusers')
+    from huggingface_hub.errors import HTTPError                                                # of the wire; a hub's answers are OSErrors
     disable_progress_bar()
     try: pipe = VAPDiffusionPipeline.from_pretrained(path if path.exists() else str(model))
-    except OSError as e: raise FileNotFoundError(f'{model} cannot be loaded ({str(e).splitlines()[0]}): train it again, or give "course"') from None
+    except (OSError, HTTPError) as e:
+        remedy = 'train it again, or give "course"' if path.exists() else 'check the name, the network and the token (`hf auth login`, HF_TOKEN), or give a folder'
+        raise FileNotFoundError(f'{model} cannot be loaded ({(str(e) or type(e).__name__).splitlines()[0]}): {remedy}') from None
     pipe.set_progress_bar_config(disable=True)
     return pipe.to('cuda' if torch.cuda.is_available() else 'cpu')
 
@@ -502,6 +506,8 @@ def push(
     if not (token or get_token()): raise ValueError(f'{api.endpoint} needs a token to take {repo_id}: log in with `hf auth login`, or set HF_TOKEN')
     with tempfile.TemporaryDirectory() as folder:
         pipe.save_pretrained(folder)
+        for file in Path(folder).rglob('*.json'): # where it lay on this machine is nobody's business
+            if '_name_or_path' in (found := json.loads(file.read_text(encoding='utf-8'))): del found['_name_or_path']; file.write_text(json.dumps(found, indent=2), encoding='utf-8')
         (Path(folder)/'README.md').write_text((pipe.card or card(pipe, {})).replace('OWNER/NAME', repo_id), encoding='utf-8')
         try:
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

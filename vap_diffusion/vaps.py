@@ -4,16 +4,23 @@
 
 # %% auto #0
 __all__ = ['PROMPTS', 'REFUSALS', 'FUNCTION_WORDS', 'STEPS', 'SIDE', 'X', 'Y', 'RADIUS', 'DISK', 'CONNECTED', 'SKIN', 'LESION',
-           'SECOND', 'MUCOSA', 'CLAUSES', 'FIELDS', 'PromptSet', 'load_prompts', 'add_prompts', 'prompts_of',
-           'questions', 'MLLM', 'user', 'assistant', 'flaw', 'shorten', 'VisualAttributePrompter', 'to_side', 'otsu',
-           'blur', 'pick', 'to_lab', 'nearest', 'area_word', 'place_word', 'surface', 'unlike', 'dark_corners',
-           'long_dark_lines', 'without', 'find_lesion', 'skin_and_light', 'lesion_colours', 'border_word',
-           'texture_word', 'measure_dermoscopy', 'find_lungs', 'opacity_words', 'measure_chest_xray', 'redness',
-           'find_polyp', 'polyp_words', 'wall_words', 'measure_colonoscopy', 'MeasuringDescriber', 'read_attributes',
-           'as_pil', 'with_pil', 'TransformersMLLM', 'with_url', 'OpenAIMLLM', 'words_of', 'make_mllm', 'read_lines',
-           'load_descriptions', 'setting_of', 'check_origin', 'centre_square', 'describe_files', 'in_processes',
-           'in_threads', 'answers', 'second_answers', 'shard_path', 'describe_table', 'write_answers',
-           'merge_descriptions', 'estimate']
+           'SECOND', 'PAD', 'ANGLES', 'LINES', 'SIDES', 'OUT', 'ACROSS', 'LUNG', 'SPINE', 'HALF_WIDTHS', 'SCALES',
+           'WALLS', 'OUTLINES', 'ZONES', 'MUCOSA', 'SPLITS', 'IN_DOUBT', 'CLAUSES', 'FIELDS', 'PromptSet',
+           'load_prompts', 'add_prompts', 'prompts_of', 'questions', 'MLLM', 'user', 'assistant', 'flaw', 'shorten',
+           'VisualAttributePrompter', 'to_side', 'otsu', 'blur', 'dilate', 'erode', 'opened', 'closed', 'pick',
+           'to_lab', 'nearest', 'area_word', 'place_word', 'load_rules', 'scores', 'fit_rule', 'read_word', 'surface',
+           'unlike', 'dark_corners', 'long_dark_lines', 'without', 'average', 'one_region', 'background', 'refine',
+           'find_lesion', 'wave', 'outline_features', 'border_features', 'dark_lines', 'hair_features', 'curvatures',
+           'moments', 'texture_features', 'skin_and_light', 'two_groups', 'main_colour', 'even_colours',
+           'colour_features', 'dermoscopy_features', 'measure_dermoscopy', 'flat', 'heart_radius', 'find_trunk',
+           'to_frame', 'find_lungs', 'heart_features', 'largest', 'main_side', 'likeness_to_disc', 'lung_features',
+           'opacity_features', 'streak_features', 'chest_features', 'measure_chest_xray', 'redness', 'median5',
+           'find_polyp', 'vessel_features', 'wall_features', 'likely_place', 'lesion_words', 'lesion_features',
+           'colonoscopy_features', 'measure_colonoscopy', 'MeasuringDescriber', 'vary', 'fit_rules', 'main',
+           'read_attributes', 'as_pil', 'with_pil', 'TransformersMLLM', 'with_url', 'OpenAIMLLM', 'words_of',
+           'make_mllm', 'read_lines', 'load_descriptions', 'setting_of', 'check_origin', 'centre_square',
+           'describe_files', 'in_processes', 'in_threads', 'answers', 'second_answers', 'shard_path', 'describe_table',
+           'write_answers', 'merge_descriptions', 'estimate']
 
 # %% ../nbs/05_vaps.ipynb #622ca8da
 import base64, ctypes, inspect, io, json, os, re, signal, sys, time, tomllib, warnings
@@ -110,7 +117,7 @@ def flaw(
     "Why an answer is not fit to be kept: empty, refusal, another language, a loop, or a diagnosis."
     words = re.findall(r"[^\W\d_]+", text.lower())
     if not words: return 'empty'
-    if REFUSALS.search(text): return 'refusal'
+    if REFUSALS.search(text.replace('\u2019', "'")): return 'refusal'
     letters = [c for c in text if c.isalpha()]
     if sum(ord(c) > 0x24f for c in letters) > .2*len(letters): return 'another language'
     english, other = (sum(w in set(known) for w in words) for known in FUNCTION_WORDS.values())
@@ -207,6 +214,12 @@ class VisualAttributePrompter:
         "Describe one image."
         return self.describe_many([image])[0]
 
+# %% ../nbs/05_vaps.ipynb #c51e0a17
+import argparse, time, zlib
+from functools import lru_cache
+from scipy import fft, optimize, special
+from .phantoms import CLASSES, asset_path, make_phantom
+
 # %% ../nbs/05_vaps.ipynb #95df9a6d
 SIDE = 64                                                                    # pixels a side of the image that is measured: the same words at any resolution
 X, Y = np.meshgrid(*[(np.arange(SIDE) + .5)/SIDE*2 - 1]*2)                   # H W in [-1, 1]
@@ -231,6 +244,11 @@ def otsu(values) -> float: # infinite when all values are the same
     return filters.threshold_otsu(values) if np.size(values) > 1 and np.ptp(values) > 1e-3 else np.inf
 
 def blur(image, sigma): return ndi.gaussian_filter(image, (sigma, sigma, 0)[:image.ndim], mode='nearest') # H W or H W C
+
+def dilate(mask, r:int): return ndi.binary_dilation(mask, DISK[r])           # H W bool
+def erode(mask, r:int): return ndi.binary_erosion(mask, DISK[r], border_value=1) # what touches the frame goes on beyond it
+def opened(mask, r:int): return dilate(erode(mask, r), r)
+def closed(mask, r:int): return erode(dilate(mask, r), r)
 
 # %% ../nbs/05_vaps.ipynb #7e426c24
 def pick(value:float, limits, words) -> str:
@@ -269,6 +287,53 @@ LESION, SECOND = ({word: [to_lab(rgb), np.array(photo[word])] for word, rgb in C
     ('colour', {'pink': (58, 34, 11), 'red': (46, 47, 25), 'tan': (62, 22, 22), 'brown': (41, 31, 26), 'dark brown': (29, 29, 16), 'black': (17, 10, 3), 'gray': (47, 17, 4)}),
     ('second colour', {'pink': (62, 32, 8), 'red': (47, 50, 25), 'tan': (62, 24, 24), 'brown': (36, 31, 22), 'black': (16, 9, 2), 'blue-gray': (44, 10, -6), 'white': (78, 8, 0)})))
 
+# %% ../nbs/05_vaps.ipynb #b7c2e9d4
+@lru_cache(1)
+def load_rules() -> dict: # modality -> attribute -> rule
+    "The fitted rules of assets/describer/rules.json."
+    return json.loads(asset_path('describer', 'rules.json').read_text(encoding='utf-8'))
+
+def scores(
+    rule:dict,         # words, features, low and high (F), weights (F+1 W)
+    values,            # ... F
+) -> np.ndarray:       # ... W, the largest wins
+    "A linear rule. A feature counts within the range that it had on phantoms: nothing is extrapolated."
+    low, high = np.array(rule['low']), np.array(rule['high'])
+    z = 2*(np.clip(values, low, high) - low)/np.maximum(high - low, 1e-9) - 1 # in [-1, 1]
+    return z @ np.array(rule['weights'][:-1]) + np.array(rule['weights'][-1])
+
+def fit_rule(
+    values,            # N F
+    truth,             # N words
+    words,             # W
+    features,          # F names
+    counts=None,       # N: how much each row counts; None: all the same
+    decay:float=.1,    # on the squared weights
+) -> dict:             # a rule
+    "Multinomial logistic regression: the most likely weights, by L-BFGS from zero, so that the same rows give the same rule."
+    values, Y = np.asarray(values, float), np.array([[t == w for w in words] for t in truth], float)
+    low, high = np.percentile(values, [.5, 99.5], 0).round(4)
+    counts = np.ones((len(Y), 1)) if counts is None else np.asarray(counts, float)[:, None]
+    shape = values.shape[1] + 1, len(words)
+    rule = dict(words=list(words), features=list(features), low=low.tolist(), high=high.tolist(), weights=np.eye(*shape))
+    Z = np.c_[2*(np.clip(values, low, high) - low)/np.maximum(high - low, 1e-9) - 1, np.ones(len(Y))]
+    def loss(flat):
+        W = flat.reshape(shape)
+        logp = special.log_softmax(Z @ W, 1)
+        free = W*np.r_[np.ones(shape[0] - 1), 0][:, None]                    # the constants are free
+        return -(counts*Y*logp).sum() + decay/2*(free**2).sum(), (Z.T @ (counts*(np.exp(logp) - Y)) + decay*free).ravel()
+    return rule | dict(weights=optimize.minimize(loss, np.zeros(np.prod(shape)), jac=True, method='L-BFGS-B', options=dict(maxiter=1000)).x.reshape(shape).round(3).tolist())
+
+def read_word(
+    modality:str, attribute:str,
+    features:dict,     # name -> number
+    without=(),        # words that are out of the question
+) -> str:
+    "The word to which the rule of an attribute gives the highest score."
+    rule = load_rules()[modality][attribute]
+    score = scores(rule, [features[name] for name in rule['features']])
+    return max((s, w) for s, w in zip(score, rule['words']) if w not in without)[1]
+
 # %% ../nbs/05_vaps.ipynb #e703862a
 def surface(values, where) -> np.ndarray: # H W C
     "A smooth background (constant, slopes, fall-off to the corners) fitted by least squares to the pixels `where`."
@@ -286,7 +351,7 @@ def dark_corners(L) -> np.ndarray: # H W bool
     labels = measure.label((L < .45*np.median(L)) & (RADIUS > .9))
     corners = {labels[i, j] for i in (0, -1) for j in (0, -1)} - {0}
     black = np.isin(labels, list(corners))
-    return morphology.dilation(black, DISK[3]) & (RADIUS > .85) if black.sum() > 8 else np.zeros_like(black)
+    return dilate(black, 3) & (RADIUS > .85) if black.sum() > 8 else np.zeros_like(black)
 
 def long_dark_lines(L, skin) -> np.ndarray: # H W bool
     "Hairs by black-hat: what closing with 5 x 5 fills, well above what it fills in the skin, in pieces at least 12 px long that do not lie in the lesion."
@@ -302,15 +367,48 @@ def long_dark_lines(L, skin) -> np.ndarray: # H W bool
 def without(lab, mask) -> np.ndarray: # H W 3
     "Fill masked pixels from their neighbours."
     if not mask.any(): return lab
-    mask = morphology.dilation(mask, DISK[1])
+    mask = dilate(mask, 1)
     weight = blur((~mask).astype(float), 2.5)
     filled = blur(lab*~mask[..., None], 2.5)/np.maximum(weight, 1e-6)[..., None]
     return np.where((mask & (weight > .02))[..., None], filled, lab)
 
+def average(values, mask, sigma:float) -> np.ndarray: # H W or H W C
+    "The mean of the neighbours that are in the mask."
+    weight = blur(mask.astype(float), sigma) + 1e-3
+    return blur(values*mask, sigma)/weight if values.ndim == 2 else blur(values*mask[..., None], sigma)/weight[..., None]
+
 # %% ../nbs/05_vaps.ipynb #37f65171
+def one_region(mask, core) -> np.ndarray: # H W bool
+    "Close gaps, fill holes, drop specks, and keep the largest piece; `core` belongs to it."
+    mask = ndi.binary_fill_holes(closed(np.pad(mask, 3), 2)[3:-3, 3:-3])
+    labels, n = ndi.label(opened(mask, 1) | core)
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if n else core
+
+def background(lab, free, skin) -> tuple[np.ndarray, float]: # distance from the skin (H W), its usual size on skin
+    "Skin under uneven light: a smooth surface fitted three times, each time without what is far from it."
+    distance = np.linalg.norm(lab - skin, axis=-1)
+    for _ in range(3):
+        use = free & (distance <= max(2.5*np.percentile(distance[free], 35), 3))
+        level = skin + np.clip(surface(lab - skin, use), -14, 14) if use.sum() > 150 else skin
+        distance = np.linalg.norm(lab - level, axis=-1)
+    return distance, max(float(np.median(distance[use])), .7)
+
+def refine(first, corners, lab, skin) -> dict: # mask, wide, low, high (H W bool), distance (H W), noise
+    "The outline where half of the way from the skin to the lesion is done. `wide` is all that is no skin."
+    free = ~dilate(first, 2) & ~corners
+    if free.sum() < 150: free = ~erode(first, 3) & ~corners
+    distance, noise = background(blur(lab, .8), free if free.sum() > 100 else ~corners, skin)
+    distance = np.where(corners, 0, distance)
+    core = erode(first, 1) if first.sum() > 30 else first
+    wide = one_region(opened(distance > 4*noise, 1) & ~corners, core)
+    inner = next((m for m in (erode(wide, 2), erode(wide, 1)) if m.sum() > 12), wide)
+    level = average(distance, inner, 5)
+    at = {share: one_region((distance > share*level) & wide, core) for share in (.4, .55, .7)}
+    return dict(mask=at[.55], low=at[.4], high=at[.7], wide=wide, distance=distance, noise=noise)
+
 def find_lesion(
     rgb:np.ndarray,    # SIDE SIDE 3 uint8
-) -> SimpleNamespace:  # mask, corners, hair, lab (without hair), skin (Lab), distance (from the skin)
+) -> SimpleNamespace:  # mask, low, high, wide (by `refine`), first (guess), corners, hair, lab (without hair), skin (Lab), distance, noise, rgb
     "Split a dermoscopy image into skin, lesion, hairs and dark corners."
     original = to_lab(rgb)                                                   # H W 3
     corners = dark_corners(original[..., 0])
@@ -321,7 +419,7 @@ def find_lesion(
     rough = original.copy(); rough[..., 0] = ndi.grey_closing(rough[..., 0], (5, 5))
     rough = blur(rough, 1.5)
     distance = np.where(corners, 0, unlike(rough, skin_colour(rough)))
-    free = ~morphology.dilation(distance > otsu(distance[~corners]), DISK[1]) & ~corners
+    free = ~dilate(distance > otsu(distance[~corners]), 1) & ~corners
     if free.sum() < 200: free = ~corners
     # second, on the image without hairs, against a background that may slope
     hair = long_dark_lines(original[..., 0], free)
@@ -329,160 +427,370 @@ def find_lesion(
     smooth = blur(lab, 1.2)
     skin = skin_colour(smooth)
     distance = np.where(corners, 0, unlike(smooth, skin))
-    free = ~morphology.dilation(distance > otsu(distance[~corners]), DISK[2]) & ~corners
-    background = np.clip(surface(smooth, free), skin - 12, skin + 12) if free.sum() > 400 else skin
-    distance = np.where(corners, 0, unlike(smooth, background))
-    mask = morphology.opening(distance > max(.85*otsu(distance[~corners]), 5), DISK[1])
-    mask = ndi.binary_fill_holes(morphology.closing(np.pad(mask, 3), DISK[2])[3:-3, 3:-3])
+    free = ~dilate(distance > otsu(distance[~corners]), 2) & ~corners
+    slope = np.clip(surface(smooth, free), skin - 12, skin + 12) if free.sum() > 400 else skin
+    distance = np.where(corners, 0, unlike(smooth, slope))
+    mask = opened(distance > max(.85*otsu(distance[~corners]), 5), 1)
+    mask = ndi.binary_fill_holes(closed(np.pad(mask, 3), 2)[3:-3, 3:-3])
     labels = measure.label(mask)
     parts = measure.regionprops(labels, intensity_image=distance)
     if parts:                                                                # keep what is large, distinct and central
         score = np.array([p.area*p.intensity_mean*np.exp(-.8*np.hypot(*(np.array(p.centroid)/(SIDE/2) - 1))**2) for p in parts])
         mask = np.isin(labels, [p.label for p, s in zip(parts, score) if s > .35*score.max()])
-        free = ~morphology.dilation(mask, DISK[2]) & ~corners
+        free = ~dilate(mask, 2) & ~corners
         if free.sum() > 100: skin = np.median(smooth[free], 0)
-    return SimpleNamespace(mask=mask, corners=corners, hair=hair, lab=lab, skin=skin, distance=distance)
+    if not mask.any(): mask = RADIUS < .25                                   # nothing found: describe the middle
+    return SimpleNamespace(rgb=rgb, first=mask, corners=corners, hair=hair, lab=lab, skin=skin, **refine(mask, corners, lab, skin))
+
+# %% ../nbs/05_vaps.ipynb #e2b5d7f9
+def wave(mask, use) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: # angle and log radius of the outline (N), amplitudes 1 to 7, the fitted curve (N)
+    "The outline of a mask around its ellipse, as a sum of waves: seven frequencies by (slightly damped) least squares."
+    points = np.argwhere(mask).astype(float)
+    size, axes = np.linalg.eigh(np.cov((points - points.mean(0)).T) + 1e-3*np.eye(2)) if len(points) > 1 else (np.ones(2), np.eye(2))
+    rim = mask & ~erode(np.pad(mask, 1), 1)[1:-1, 1:-1] & use
+    if rim.sum() < 12: rim = mask
+    u, v = ((np.argwhere(rim) - points.mean(0)) @ axes/np.sqrt(size)).T       # N each: an ellipse becomes a circle
+    angle, radius = np.arctan2(v, u), np.log(np.hypot(u, v) + .05)
+    basis = np.stack([np.ones_like(angle), *[f(k*angle) for k in range(1, 8) for f in (np.cos, np.sin)]], -1) # N 15
+    c = np.linalg.solve(basis.T @ basis + .02*len(angle)*np.eye(15), basis.T @ radius)
+    return angle, radius, np.hypot(c[1::2], c[2::2]), basis @ c
+
+def outline_features(f) -> dict[str, float]:
+    "Areas at several levels, and how the outline differs from an ellipse."
+    share = lambda mask: np.log(max(mask.mean(), 1e-3))
+    part, before = (measure.regionprops(m.astype(np.uint8))[0] for m in (f.mask, f.first))
+    aspect = lambda p: np.log(p.axis_major_length + .5) - np.log(p.axis_minor_length + .5)
+    edge = (np.maximum(abs(X), abs(Y)) > .96) | f.corners
+    (_, radius, waves, _), (_, radius_before, waves_before, _) = wave(f.mask, ~edge), wave(f.first, ~edge)
+    return {'area': share(f.mask), 'area low': share(f.low), 'area high': share(f.high), 'area wide': share(f.wide), 'area first': share(f.first), 'area hull': np.log(part.area_convex/SIDE**2),
+            'contrast': np.log(np.median(f.distance[f.mask])/f.noise + .1), 'solidity': part.solidity, 'solidity first': before.solidity, 'aspect': aspect(part), 'aspect first': aspect(before),
+            'corners': f.corners.mean(), 'on the margin': f.mask[np.maximum(abs(X), abs(Y)) > .8].mean(),
+            'at the frame': (f.mask & edge).sum()/np.sqrt(f.mask.sum()), 'rough': radius.std(), 'rough first': radius_before.std(),
+            **{f'wave {k}': np.log(waves[k-1] + .01) for k in (2, 3, 4, 5)}, 'waves': np.log(np.hypot.reduce(waves[2:]) + .01), 'waves first': np.log(np.hypot.reduce(waves_before[2:]) + .01)}
 
 # %% ../nbs/05_vaps.ipynb #f2ca3761
+def border_features(f) -> dict[str, float]:
+    "How steep the step from skin to lesion is, as a share of the step per pixel, and how it runs over the depth."
+    raw = blur(unlike(f.lab, f.skin), .4)
+    steep = ndi.maximum_filter(ndi.gaussian_gradient_magnitude(raw, .7, mode='nearest'), 5) # the steepest near by: the outline may be off by a pixel or two
+    step = average(raw, erode(f.mask, 1), 3) - average(raw, ~dilate(f.mask, 1) & ~f.corners, 3)
+    rim = f.mask & ~erode(f.mask, 1) & (np.maximum(abs(X), abs(Y)) < .92) & ~dilate(f.corners, 3)
+    slopes = np.percentile((steep/np.maximum(step, 3))[rim if rim.sum() > 7 else f.mask], (25, 50, 75, 90))
+    depth = ndi.distance_transform_edt(~f.mask) - ndi.distance_transform_edt(f.mask) # pixels, negative inside
+    use = ~f.corners & (np.maximum(abs(X), abs(Y)) < .94)
+    level = {k: raw[on].mean() if (on := use & (abs(depth - k) < .75)).sum() > 3 else np.nan for k in (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 8)}
+    outside, inside = [level[k] for k in (4, 5, 6, 8)], [level[k] for k in (-5, -4, -3, -2)]
+    low, high = 0 if np.isnan(outside).all() else np.nanmin(outside), 20 if np.isnan(inside).all() else np.nanmax(inside)
+    profile = {k: float(np.clip(np.nan_to_num((level[k] - low)/max(high - low, 1), nan=.5), -.2, 1.3)) for k in (-3, -2, -1, 1, 2, 3, 4)}
+    return {**{f'slope {p}': np.log(s + .02) for p, s in zip((25, 50, 75, 90), slopes)}, **{f'level at {k:+} px': v for k, v in profile.items()},
+            'area': np.log(f.mask.mean() + 1e-3)}
+
+# %% ../nbs/05_vaps.ipynb #c6f91b3d
+PAD, ANGLES = 12, np.arange(12)*np.pi/12
+
+def _line(angle): # as a filter, in frequencies: an average along 11 pixels
+    y, x = np.mgrid[:SIDE + 2*PAD, :SIDE + 2*PAD] - (SIDE//2 + PAD)
+    along, across = x*np.cos(angle) + y*np.sin(angle), y*np.cos(angle) - x*np.sin(angle)
+    k = np.exp(-along**2/30 - across**2/.72)
+    return fft.rfft2(fft.ifftshift(k/k.sum()))
+
+LINES = np.stack([_line(a) for a in ANGLES])
+SIDES = [(round(2.2*np.cos(a)), -round(2.2*np.sin(a))) for a in ANGLES]       # two pixels away, across the line
+
+def dark_lines(values) -> np.ndarray: # H W
+    "How much darker a line is than both of its sides, at the best of twelve angles."
+    along = fft.irfft2(fft.rfft2(np.pad(values, PAD, mode='reflect'))*LINES, (SIDE + 2*PAD,)*2)
+    sides = np.stack([np.minimum(np.roll(a, s, (0, 1)), np.roll(a, (-s[0], -s[1]), (0, 1))) for a, s in zip(along, SIDES)])
+    return (sides - along).max(0)[PAD:-PAD, PAD:-PAD]
+
+# %% ../nbs/05_vaps.ipynb #d70a2c4e
+def hair_features(f) -> dict[str, float]:
+    "How much of the skin, and of the image, lies on dark lines, and how long these are."
+    lines = dark_lines(np.log(f.rgb.mean(-1) + 12))
+    view = ~dilate(f.corners, 2)
+    free = view & ~dilate(f.mask, 2)
+    if free.sum() < 150: free = view & ~erode(f.mask, 3)
+    if free.sum() < 150: free = view if view.any() else ~view
+    labels, n = ndi.label((lines > .09) & view, CONNECTED)
+    pieces = np.arange(1, n + 1)
+    length = np.array([np.hypot(*(s.stop - s.start for s in box)) for box in ndi.find_objects(labels)])
+    hairs = (length >= 12) & (ndi.mean(free, labels, pieces) > .25) if n else np.zeros(0, bool)
+    return {**{f'{where} on lines > {t}': np.sqrt((lines[on] > t).mean()) for where, on in (('skin', free), ('image', view if view.any() else ~view)) for t in (.06, .12, .2)},
+            **{f'line strength {p}': s for p, s in zip((95, 98, 99.5), np.percentile(lines[free], (95, 98, 99.5)))},
+            'long lines': np.sqrt(np.isin(labels, pieces[hairs]).mean()), 'length': length[hairs].sum()/SIDE, 'longest': length[hairs].max(initial=0)/SIDE,
+            'black-hat in skin': np.sqrt((f.hair & free).mean()), 'black-hat': np.sqrt((f.hair & view).mean()), 'skin': free.mean()}
+
+# %% ../nbs/05_vaps.ipynb #8333e573
+def curvatures(values, sigma:float) -> tuple[np.ndarray, np.ndarray]: # H W each: the larger, the smaller
+    "How a surface bends at each pixel, across and along: a line bends one way, a blob both, dark ones upwards."
+    yy, xy, xx = (ndi.gaussian_filter(values, sigma, order=o, mode='nearest') for o in ((2, 0), (1, 1), (0, 2)))
+    half, apart = (yy + xx)/2, np.sqrt(((yy - xx)/2)**2 + xy**2)
+    return half + apart, half - apart
+
+def moments(v) -> tuple[float, float, float]: # log of the standard deviation, skew, log of the kurtosis
+    sd = v.std() + 1e-6
+    z = (v - v.mean())/sd
+    return np.log(sd), float(np.clip((z**3).mean(), -3, 3)), np.log((z**4).mean() + .1)
+
+def texture_features(f) -> dict[str, float]:
+    "What is left of the log brightness in the lesion without slow changes: its strength, tails, direction, bends and spectrum."
+    inner = next((m for m in (erode(f.mask, 2), erode(f.mask, 1)) if m.sum() > 25), f.mask)
+    bald = inner & ~dilate(f.hair, 1)
+    if bald.sum() > 40: inner = bald
+    log = np.log(np.clip(color.lab2rgb(f.lab), 0, 1).mean(-1)*255 + 12)
+    fine, middle = blur(log, .4) - average(log, f.mask, 2.5), blur(log, 1) - average(log, f.mask, 4)
+    v = fine - fine[inner].mean()
+    # towards the middle or around it
+    dy, dx = np.mgrid[:SIDE, :SIDE] - np.argwhere(f.mask).mean(0)[:, None, None]
+    gy, gx, r = ndi.sobel(fine, 0), ndi.sobel(fine, 1), np.hypot(dx, dy) + 1e-6
+    outer = inner & (r > .3*np.sqrt(f.mask.sum()/np.pi))
+    if outer.sum() < 15: outer = inner
+    radial, around = (((g/r)[outer]**2).sum() for g in (gx*dx + gy*dy, gy*dx - gx*dy))
+    rays = abs(np.exp(-1j*np.arange(6, 25)[:, None]*np.arctan2(dy, dx)[outer]) @ v[outer]).max() # the strongest number of rays
+    # bends
+    large, small = (c[inner] for c in curvatures(log, 1))
+    bend = np.sqrt((large**2 + small**2).mean()) + 1e-6
+    up, down = lambda c: np.maximum(c, 0).mean()/bend, lambda c: np.maximum(-c, 0).mean()/bend
+    # a network is a few waves, dots are many
+    power = abs(fft.rfft2(v*inner))**2
+    k = np.hypot(fft.fftfreq(SIDE)[:, None], fft.rfftfreq(SIDE))
+    band, total = np.sort(power[(k > .09) & (k < .30)]), power[k > .05].sum() + 1e-9
+    return {**{f'{name} {m}': x for name, part in (('fine', fine), ('middle', middle)) for m, x in zip(('strength', 'skew', 'kurtosis'), moments(part[inner]))},
+            'brightness': np.median(log[inner]), 'around': around/(radial + around + 1e-9), 'rays': np.log(rays/(np.sqrt((v[outer]**2).sum()*outer.sum()) + 1e-9) + .01),
+            'dark blobs': up(small), 'bright blobs': down(large), 'dark lines': up(large) - up(small), 'bright lines': down(small) - down(large), 'bend': np.log(bend),
+            'strongest wave': np.log(band[-1]/total + 1e-4), 'waves of 3 to 11 px': band.sum()/total, 'eight strongest waves': np.log(band[-8:].sum()/(band.sum() + 1e-9) + 1e-4),
+            'area': np.log(f.mask.mean() + 1e-3)}
+
+# %% ../nbs/05_vaps.ipynb #0a3d5f71
 def skin_and_light(skin) -> tuple[str, str, float]: # word for the skin, word for the light, exposure
     "Skin and light are read together: a bright image of brown skin is no dark image of pale skin."
     return SKIN[int(((np.array([s[0] for s in SKIN]) - skin)**2 @ (1, 1.3, 1.3)).argmin())][1:]
 
-def lesion_colours(lab, mask, exposure:float) -> tuple[str, str]: # colour, second colour
-    "Colours as they would be in normal light. Two groups along the main axis of colour; the smaller counts when it is large and different enough."
-    lab = color.rgb2lab(np.clip(color.lab2rgb(blur(lab, .6))/exposure, 0, 1))
-    inner = morphology.erosion(mask, DISK[2])
-    if inner.sum() <= 12: inner = mask
-    v = (blur(lab*mask[..., None], 1.5)/(blur(mask.astype(float), 1.5) + 1e-3)[..., None])[inner] # N 3
-    along = (v - v.mean(0)) @ np.linalg.eigh(np.cov(v.T) + 1e-6*np.eye(3))[1][:, -1]
+def two_groups(v) -> tuple[np.ndarray, np.ndarray]: # N along the main axis, N bool: the smaller group
+    "Colours (N 3), split along the axis on which they vary most."
+    along = (v - v.mean(0)) @ np.linalg.eigh(np.cov(v.T) + 1e-6*np.eye(3))[1][:, -1] if len(v) > 1 else np.zeros(len(v))
     part = along > otsu(along)
     if part.mean() > .5: part = ~part
-    if part.mean() >= .12:
-        main, second = np.median(v[~part], 0), np.median(v[part], 0)
-        if np.sqrt(((main - second)**2) @ (.8, 1, 1)) >= 11:
-            word = nearest(main, LESION)
-            return word, nearest(second, {w: p for w, p in SECOND.items() if w != word and (w, word) not in (('brown', 'dark brown'), ('blue-gray', 'gray'))})
-    return nearest(np.median(v, 0), LESION), 'none'
+    return along, part if part.mean() >= .02 else along >= np.percentile(along, 90)
 
-# %% ../nbs/05_vaps.ipynb #8333e573
-def border_word(distance, mask, corners) -> str:
-    "How much of the step from lesion to skin is taken within 4 px: distance from the skin, averaged along lines at the same depth."
-    depth = np.round(ndi.distance_transform_edt(~mask) - ndi.distance_transform_edt(mask)).astype(int)
-    use = ~corners & (np.maximum(abs(X), abs(Y)) < .94)
-    profile = {k: distance[use & (depth == k)].mean() for k in range(-8, 9) if k and (use & (depth == k)).sum() > 3}
-    inside, outside = [v for k, v in profile.items() if k < 0], [v for k, v in profile.items() if k > 0]
-    if not inside or not outside or 2 not in profile or -2 not in profile: return 'soft'
-    return pick((profile[-2] - profile[2])/max(max(inside) - min(outside), 1e-3), [.545], ('soft', 'sharp'))
+def main_colour(f, exposure:float) -> str:
+    "The word for the larger of two groups of colours, or for all when they are close."
+    lab = to_lab(255*np.clip(color.lab2rgb(blur(f.lab, .6)), 0, 1)/exposure)
+    inner = m if (m := erode(f.mask, 2)).sum() > 12 else f.mask
+    v = average(lab, f.mask, 1.5)[inner]                                     # N 3
+    _, part = two_groups(v)
+    if .12 <= part.mean() < 1 and np.sqrt(((np.median(v[~part], 0) - np.median(v[part], 0))**2) @ (.8, 1, 1)) >= 11: v = v[~part]
+    return nearest(np.median(v, 0), LESION)
 
-def texture_word(lab, mask, part) -> str:
-    "From what is left of the lightness when slow changes are taken away: its strength, its direction, its kurtosis."
-    L, inner = lab[..., 0], morphology.erosion(mask, DISK[2])
-    if inner.sum() <= 12: inner = mask
-    fine = blur(L, .5) - blur(L*mask, 3)/(blur(mask.astype(float), 3) + 1e-3)
-    v = fine[inner]
-    if v.std()/(np.median(L[inner]) + 12) < .06: return 'smooth'
-    dy, dx = np.mgrid[:SIDE, :SIDE] - np.array(part.centroid)[:, None, None]
-    gy, gx, r = ndi.sobel(fine, 0), ndi.sobel(fine, 1), np.hypot(dx, dy) + 1e-6
-    radial, around = (gx*dx + gy*dy)/r, (gy*dx - gx*dy)/r
-    outer = inner & (r > .25*np.sqrt(mask.sum()/np.pi))
-    if (around[outer]**2).sum() > .56*(around[outer]**2 + radial[outer]**2).sum(): return 'streaked'
-    return 'dotted' if ((v - v.mean())**4).mean() > 3.3*v.var()**2 else 'network'
+# %% ../nbs/05_vaps.ipynb #1b4e6082
+def even_colours(f, exposure:float) -> np.ndarray: # N 3 Lab
+    "Colours inside the lesion as they would be in normal light, so smooth that dots and streaks are gone: the larger the lesion, the smoother."
+    inner = next((m for m in (erode(f.mask, 2), erode(f.mask, 1)) if m.sum() > 12), f.mask)
+    rgb = np.clip(color.lab2rgb(f.lab), 0, 1)/exposure
+    return to_lab(255*average(rgb, inner, np.clip(.14*np.sqrt(f.mask.sum()/np.pi), .8, 4))[inner])
+
+def colour_features(v) -> dict[str, float]:
+    "The colours of both groups, how far apart they are, and how much of the lesion is nearest to each word's colour rather than to the main one."
+    along, part = two_groups(v)
+    main, second = (np.median(v[on], 0) if on.any() else np.median(v, 0) for on in (~part, part))
+    apart = abs(along[part].mean() - along[~part].mean())/np.sqrt((along[part].var() + along[~part].var())/2 + .5) if not part.all() else 0
+    points = np.array([*[lab[0] for lab in SECOND.values()], main])          # 8 3
+    near = np.linalg.norm(v[:, None] - points, axis=-1).argmin(-1)
+    return {**{f'main {k}': x for k, x in zip('Lab', main)}, **{f'second {k}': x for k, x in zip('Lab', second)},
+            'gap': np.linalg.norm(main - second), 'share': part.mean(), 'apart': min(apart, 12),
+            'evenness': np.log(v[part].std(0).mean() + .5) - np.log((v[~part] if not part.all() else v).std(0).mean() + .5),
+            **{f'{w} share': np.sqrt((near == i).mean()) for i, w in enumerate(SECOND)},
+            **{f'second to {w}': min(np.linalg.norm(second - lab) for lab in SECOND[w]) for w in ('pink', 'red', 'tan', 'brown', 'white')}}
 
 # %% ../nbs/05_vaps.ipynb #d311d5bc
+def dermoscopy_features(f) -> dict[str, dict]: # attribute -> name -> number
+    "What the rules of dermoscopy look at."
+    outline, light = outline_features(f), skin_and_light(f.skin)[2]
+    return {'size': outline, 'shape': outline, 'border': border_features(f), 'texture': texture_features(f), 'hair': hair_features(f), 'second colour': colour_features(even_colours(f, light))}
+
 def measure_dermoscopy(
     rgb:np.ndarray,    # SIDE SIDE 3 uint8
 ) -> dict[str, str]:   # every attribute of the vocabulary
     "Read a dermoscopy image."
     f = find_lesion(rgb)
+    features = dermoscopy_features(f)
+    words = {a: read_word('dermoscopy', a, v) for a, v in features.items() if a not in ('size', 'second colour')}
+    sizes = ATTRIBUTES['dermoscopy']['size']
+    measured = sizes.index(area_word(f.mask.mean(), sizes))                  # the rule may correct the area by one step, not more
+    words['size'] = read_word('dermoscopy', 'size', features['size'], without=[w for i, w in enumerate(sizes) if abs(i - measured) > 1])
     skin, light, exposure = skin_and_light(f.skin)
-    L, free = to_lab(rgb)[..., 0], ~morphology.dilation(f.mask, DISK[2]) & ~f.corners
-    hair = (f.hair & free).sum()/max(free.sum(), 200)
+    L = to_lab(rgb)[..., 0]
     band, corner = (RADIUS > .75) & (RADIUS < 1.05) & ~f.mask, (RADIUS > 1.25) & ~f.mask
     fall = np.median(L[band]) - np.median(L[corner]) if band.sum() > 30 and corner.sum() > 15 else 0
-    around = dict(skin=skin, light=light, hair=pick(hair, [.012, .085], ('none', 'few', 'many')), corners=pick(fall, [5.5], ('none', 'dark')))
-    mask = f.mask if f.mask.any() else RADIUS < .25                           # nothing found: describe the middle
-    part = measure.regionprops(mask.astype(np.uint8))[0]
-    ratio = part.axis_major_length/max(part.axis_minor_length, 1)
-    shape = 'irregular' if part.solidity < .91 else pick(ratio, [1.24, 1.85], ('round', 'oval', 'elongated'))
-    colour, second = lesion_colours(f.lab, mask, exposure)
-    y, x = np.array(part.centroid)/(SIDE/2) - 1
-    return {'size': area_word(mask.mean(), ATTRIBUTES['dermoscopy']['size']), 'shape': shape, 'colour': colour, 'second colour': second,
-            'border': border_word(f.distance, mask, f.corners), 'texture': texture_word(f.lab, mask, part), 'position': place_word(x, y)} | around
+    colour = main_colour(f, exposure)
+    second = read_word('dermoscopy', 'second colour', features['second colour'], without=(colour, 'black' if colour == 'dark brown' else colour))
+    y, x = np.argwhere(f.mask).mean(0)/(SIDE/2) - 1
+    return words | {'colour': colour, 'second colour': second, 'position': place_word(x, y), 'skin': skin, 'light': light, 'corners': pick(fall, [5.5], ('none', 'dark'))}
 
 # %% ../nbs/05_vaps.ipynb #eae8bdd9
-def find_lungs(
-    gray:np.ndarray,   # SIDE SIDE in [0, 1]
-) -> SimpleNamespace:  # body, field (where lungs are expected), heart, opaque, width, tissue, air, middle
-    "Split a frontal chest X-ray. Lungs are expected where a template, stretched to the width of the body, has them."
+# The frame of an average chest: the trunk is .83 wide on each side. Templates are drawn in it once.
+OUT = abs(X)                                                                 # distance from the midline
+ACROSS = (OUT - .365 - .05*(Y + .1))/(.315 + .075*(Y + .1))                  # across a lung: -1 at its inner, 1 at its outer side
+LUNG = (ACROSS**2 + ((Y + .06)/.74)**4 < 1) & (Y < np.where(X > 0, .47, .40) + .85*(OUT - .34)**2)
+SPINE = (OUT < .09) & (Y > -.1) & (Y < .35)
+HALF_WIDTHS = np.linspace(.15, .50, 15)                                      # of hearts that are tried
+
+def flat(mask): return mask.ravel()/max(mask.sum(), 1)                       # weights that take the mean over a mask
+
+def heart_radius(half:float) -> np.ndarray: # H W, 1 on its outline
+    "Distance from a heart's middle, in units of its outline; the tip points down, to the patient's left."
+    x, y = X - .32*half - .01, Y - .47 + .50*half
+    return np.hypot((.84*x + .54*y)/(1.06*half), (.84*y - .54*x)/(.92*half))
+
+def _outline(half): # within .07 inside the outline of such a heart, minus within .07 outside
+    r, seen = heart_radius(half), (Y < np.where(X > 0, .50, .43) + .85*(OUT - .34)**2) & (OUT > .12) & (Y > -.25)
+    return sum(flat(seen & side & (r < 1) & ((1 - r)*half < .07)) - flat(seen & side & (r > 1) & ((r - 1)*half < .07)) for side in (X > 0, X < 0))
+
+def _wall(scale, side): # the chest wall beside a lung that is so wide, minus the lung's outer part
+    column = np.clip(np.round((X[0]/scale + 1)*SIDE/2 - .5).astype(int), 0, SIDE - 1)
+    band = (Y > -.55) & (Y < .35) & (X*side > 0)
+    return flat((band & (ACROSS > 1) & (ACROSS < 1.22))[:, column] & (abs(X/scale) < 1)) - flat((band & (ACROSS > .65) & (ACROSS < .95))[:, column] & (abs(X/scale) < 1))
+
+def _zones(): # parts of each lung, and of the chest wall beside it
+    for side, half in (('right', X < -.13), ('left', X > .13)):               # the patient's right is on the left of the picture
+        for level, low, high in (('middle', -.1, .12), ('low', .12, .3), ('base', .3, .7)):
+            yield f'{side} {level}', half & LUNG & (OUT >= .38) & (Y >= low) & (Y < high)
+        yield f'{side} inner', half & LUNG & (OUT < .38) & (Y >= -.35) & (Y < -.1)
+        for level, low, high in (('upper', -.4, -.15), ('middle', -.15, .1)):
+            yield f'{side} wall {level}', half & (Y >= low) & (Y < high) & (ACROSS > 0) & (ACROSS**2 + ((Y + .06)/.74)**4 > 1.08) & (ACROSS < 1.32)
+
+SCALES = np.arange(.64, 1.09, .04)
+WALLS = np.stack([[_wall(scale, side) for scale in SCALES] for side in (-1, 1)]) # 2 S H*W
+OUTLINES = np.stack([_outline(half) for half in HALF_WIDTHS])                # 15 H*W
+ZONES = {name: flat(mask) for name, mask in _zones()}
+
+# %% ../nbs/05_vaps.ipynb #3d6082a4
+def find_trunk(gray) -> tuple[np.ndarray, float, float]: # H W bool, its width as a share of the image, a bright level
+    "The body is what is not dark from the side."
     smooth = blur(gray, .7)
     labels = measure.label(smooth < max(.10, .22*np.percentile(gray, 90)))
     outside = np.isin(labels, [i for i in np.unique(np.r_[labels[0], labels[:, 0], labels[:, -1]]) if i])
-    width = (~outside[36:56]).mean()
-    stretch = .83/np.clip(width, .6, 1)
-    body = ~outside | ((abs(X) < .63) & (Y > -.75) & (Y < .55))               # dark lungs that touch the dark outside are still body
-    tissue = max(np.percentile(gray[body], 80), .05)
-    u = abs(X)*stretch                                                       # distance from the middle, in an average build
-    across = (u - .365 - .05*(Y + .1))/(.315 + .075*(Y + .1))
-    field = (across**2 + ((Y + .06)/.74)**4 < 1) & (Y < .44 + .85*(u - .34)**2) & (u > .15)
-    air = np.percentile(smooth[field], 5)
-    middle = air + .55*(tissue - air)
-    # the heart: the narrowest bright run around the midline at its level
-    runs = []
-    for row in smooth[34:46] > middle:
-        start = next((c for c in range(28, 36) if row[c]), None)
-        if start is None: runs.append(0); continue
-        end = start
-        while start > 0 and row[start - 1]: start -= 1
-        while end < SIDE - 1 and row[end + 1]: end += 1
-        runs.append((end - start + 1)/SIDE)
-    heart_width = min(runs)*stretch/.83
-    half = HEARTS[pick(heart_width, [.19, .42], tuple(HEARTS))]
-    hx, hy = X*stretch - .30*half - .03, Y - .50 + .62*half
-    heart = np.hypot((hx + .35*hy)/half, (hy - .25*hx)/(.95*half)) < 1 + .07/half
-    opaque = morphology.opening(field & ~heart & (across < .8) & (smooth > middle), DISK[2])
-    return SimpleNamespace(body=body, field=field & ~heart, heart=heart, heart_width=heart_width, opaque=opaque, width=width, tissue=tissue, air=air, middle=middle)
+    body = ~outside | ((OUT < .63) & (Y > -.75) & (Y < .55))                  # dark lungs that touch the dark outside are still body
+    return body, (~outside[36:56]).mean(), max(np.percentile(gray[body], 80), .05)
+
+def to_frame(gray, body, width:float) -> tuple[np.ndarray, float, float, float]: # H W: 1 is as bright as the spine; brightness of the spine; how wide the chest is against an average one; its middle
+    "Move a film into the frame of an average chest. How wide the lungs are is where the wall is most unlike the lung; in doubt as wide as in an average chest."
+    wide, middle = np.clip(width, .6, 1)/.83, X[36:56][body[36:56]].mean() if width < .96 and body[36:56].any() else 0.
+    def moved(wide): return ndi.map_coordinates(gray, [(Y + 1)*SIDE/2 - .5, (X*wide + middle + 1)*SIDE/2 - .5], order=1, mode='nearest')
+    chest = moved(wide)
+    spine = max(np.median(chest[SPINE]), .05)
+    contrast = np.maximum(WALLS @ np.clip(blur(chest/spine, 1), 0, 1.1).ravel(), -.02).sum(0) # S
+    scale = SCALES[np.argmax(contrast - .25*abs(np.log(SCALES)))]
+    return np.clip((chest if scale == 1 else moved(wide*scale))/spine, 0, 1.6), spine, wide*scale, middle
+
+def find_lungs(
+    rgb:np.ndarray,    # SIDE SIDE 3 uint8
+) -> SimpleNamespace:  # body, width, tissue, film, free (of the film); chest, wide, soft, smooth, level, field, heart, half_width, opaque, middle (in the frame)
+    "Split a frontal chest X-ray, in the frame of an average chest."
+    gray = rgb.mean(-1)/255
+    body, width, tissue = find_trunk(gray)
+    thin = gray - ndi.grey_opening(gray, (5, 5))                             # metal and letters are taken out
+    film = np.where(thin > .2*tissue, gray - thin, gray)
+    chest, spine, wide, centre = to_frame(film, body, width)
+    soft = blur(chest, .7)
+    level = ndi.uniform_filter1d(soft, 6, axis=0, mode='nearest')            # ribs are about six pixels apart: so they cancel
+    half = float(HALF_WIDTHS[(OUTLINES @ soft.ravel()).argmax()])
+    heart = heart_radius(min(HEARTS.values(), key=lambda h: abs(h - half))) < 1.08
+    smooth, field = (soft + level)/2, LUNG & ~heart & (OUT > .16) & (ACROSS < .85)
+    air = np.percentile(soft[LUNG & (OUT > .2)], 8)
+    middle = max(.70, air + .45*(1 - air))                                   # nearer to the spine than to the air
+    opaque = {side: opened(field & on & (smooth > middle), 2) for side, on in (('right', X < 0), ('left', X > 0))}
+    free = ndi.map_coordinates((field & (smooth < middle)).astype(float), [(Y + 1)*SIDE/2 - .5, ((X - centre)/wide + 1)*SIDE/2 - .5], order=1) > .99 # back on the film
+    return SimpleNamespace(body=body, width=width, tissue=tissue, film=gray/spine, free=free, chest=chest, wide=wide, soft=soft, smooth=smooth, level=level, field=field, heart=heart, half_width=half, opaque=opaque, middle=middle)
 
 # %% ../nbs/05_vaps.ipynb #180ecf62
-def opacity_words(f) -> dict[str, str]:
-    "Shape, side and size of what is bright where a lung should be dark."
-    shares, shapes = {}, {}
-    for side, half in (('right', X < 0), ('left', X > 0)):                    # the patient's right is on the left of the picture
-        labels = measure.label(f.opaque & half)
-        parts = measure.regionprops(labels)
-        if not parts: continue
-        part = max(parts, key=lambda p: p.area)
-        mask, field = labels == part.label, f.field & half
-        low, high = (field & (Y > np.percentile(Y[field], 80))), (field & (Y < np.percentile(Y[field], 35)))
-        cy, cx = part.centroid
-        disc = (np.hypot(Y*SIDE/2 + SIDE/2 - .5 - cy, X*SIDE/2 + SIDE/2 - .5 - cx) < np.sqrt(part.area/np.pi)) & field
-        shares[side] = part.area/SIDE**2
-        shapes[side] = 'layered' if mask[low].mean() > .4 and mask[high].mean() < .25 else 'round' if (disc & mask).sum() > .78*(disc | mask).sum() else 'patchy'
-    total = sum(shares.values())
-    if total < .013: return dict(opacity='none', side='none', size='none')
-    largest = max(shares, key=shares.get)
-    return dict(opacity=shapes[largest], side='both' if len(shares) == 2 and min(shares.values()) > .25*max(shares.values()) else largest,
-                size=pick(total, [.048, .088], ('a twentieth', 'a tenth', 'a fifth')))
+def heart_features(f) -> dict[str, float]:
+    "How much brighter it is inside than outside the outline of a heart, for fifteen hearts."
+    return {f'outline {half:.3f}': c for half, c in zip(HALF_WIDTHS, OUTLINES @ f.soft.ravel())}
+
+def largest(mask) -> np.ndarray: # H W bool
+    labels, n = ndi.label(mask)
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if n else mask
+
+def main_side(f) -> tuple[str, str, np.ndarray]: # the side with more of it, the other, the largest opaque piece
+    "Where most of the opacity is; when there is none, the brightest part of a lung stands for it."
+    size = {side: largest(mask).sum() + .2*(f.field & ((X > 0) == (side == 'left')) & (f.smooth > f.middle)).sum() for side, mask in f.opaque.items()}
+    side = max(size, key=size.get)
+    lung = f.field & ((X > 0) == (side == 'left'))
+    piece = largest(f.opaque[side])
+    return side, dict(left='right', right='left')[side], piece if piece.sum() > 8 else lung & (f.level >= np.percentile(f.level[lung], 85))
+
+def likeness_to_disc(mask, field, wide) -> float: # overlap with the disc of the same area and middle, within the lung
+    y, x = np.argwhere(mask).mean(0)
+    disc = np.hypot(np.arange(SIDE)[:, None] - y, (np.arange(SIDE) - x)*wide) < np.sqrt(mask.sum()*wide/np.pi)
+    return (disc & mask).sum()/max(((disc | mask) & field).sum(), 1)
+
+def lung_features(f) -> dict[str, float]:
+    "Of each lung: how much is opaque, how much is free, how bright it is; and the largest opaque piece."
+    side, _, piece = main_side(f)
+    share, out = lambda mask: np.sqrt(mask.sum()*f.wide)/SIDE, {}            # the root of the share of the image
+    for name, on in (('right', X < 0), ('left', X > 0)):
+        lung = f.field & on
+        soft = np.clip((f.smooth - f.middle + .11)/.22, 0, 1)*lung
+        out |= {f'{name} area': share(soft), f'{name} opaque': share(f.opaque[name]), f'{name} largest': share(largest(f.opaque[name])),
+                f'{name} free': (f.smooth < f.middle - .15)[lung].mean(), f'{name} air': np.percentile(f.level[lung], 10)}
+    for zone in ('right middle', 'right low', 'right base', 'left middle', 'left low', 'left base'): out[f'{zone} brightness'] = ZONES[zone] @ f.level.ravel()
+    rim = dilate(piece, 1) & ~erode(piece, 1) & f.field
+    return out | {'area': np.hypot(out['left area'], out['right area']), 'opaque': np.hypot(out['left opaque'], out['right opaque']), 'less area': min(out['left area'], out['right area'])**2,
+                  'left minus right': out['left opaque'] - out['right opaque'], 'lung': np.percentile(f.smooth[LUNG & (OUT > .2)], 20),
+                  'edge': ndi.gaussian_gradient_magnitude(f.chest, 1)[rim].mean() if rim.any() else 0., 'disc': likeness_to_disc(piece, f.field & ((X > 0) == (side == 'left')), f.wide)}
+
+def opacity_features(f) -> dict[str, float]:
+    "Shape, edge and roughness of the largest opaque piece, how its lung is filled from top to base, and how bright the chest wall beside it is, onto which a round opacity reaches."
+    side, other, piece = main_side(f)
+    on = {'right': X < 0, 'left': X > 0}
+    lung, soft = f.field & on[side], np.clip((f.smooth - f.middle + .11)/.22, 0, 1)*f.field
+    part, gradient = measure.regionprops(piece.astype(np.uint8))[0], ndi.gaussian_gradient_magnitude(f.chest, 1)
+    rim, inner = dilate(piece, 1) & ~erode(piece, 1) & lung, ndi.distance_transform_edt(piece) > 1.5
+    disc, free = likeness_to_disc(piece, lung, f.wide), f.field & (f.smooth < f.middle - .05)
+    discs = [(likeness_to_disc(m, f.field & on[s], f.wide), m.sum()) for s, m in f.opaque.items() if m.sum() > 12] or [(disc, 1)]
+    area = {s: np.sqrt((soft*on[s]).sum()*f.wide)/SIDE for s in on}
+    wall = {(s, level): ZONES[f'{s} wall {level}'] @ f.level.ravel() for s in on for level in ('upper', 'middle')}
+    return {'height': -Y[piece].mean(), 'solidity': part.solidity, 'aspect': np.log(part.axis_major_length + .5) - np.log(part.axis_minor_length + .5), 'size': np.sqrt(piece.mean()),
+            'low': piece[lung & (Y > np.percentile(Y[lung], 80))].mean(), 'edge': gradient[rim].mean() if rim.any() else 0., 'rough': f.chest[piece].std(),
+            'rough inside': np.log(gradient[inner].mean() + .005) if inner.sum() > 5 else -3., 'disc': disc, 'discs': sum(d*n for d, n in discs)/sum(n for _, n in discs),
+            **{f'opaque from {low} to {high}': soft[at].mean() if (at := lung & (Y >= low) & (Y < high)).any() else 0. for low, high in ((-.8, -.4), (-.4, -.2), (.3, .7))},
+            **{f'{zone} brightness': ZONES[f'{side} {zone}'] @ f.level.ravel() for zone in ('inner', 'base')},
+            **{f'wall {level}': max(wall[side, level], wall[other, level]) for level in ('upper', 'middle')}, **{f'wall {level}, more than beyond': wall[side, level] - wall[other, level] for level in ('upper', 'middle')},
+            'area': np.hypot(*area.values()), 'right area': area['right'], 'left area': area['left'], 'opaque': max(np.sqrt(m.sum()*f.wide)/SIDE for m in f.opaque.values()),
+            'lung': np.median(f.smooth[free]) if free.sum() > 20 else .6, 'streaks': np.log(abs(ndi.sobel(f.chest, 1)/8)[free].mean() + .01) if free.sum() > 20 else -4.}
 
 # %% ../nbs/05_vaps.ipynb #3a4dce50
+def streak_features(f) -> dict[str, float]:
+    "How bright the free lung is, and its changes from left to right: ribs run across and hardly count."
+    free = m if (m := erode(f.free, 1)).sum() > 20 else f.body               # on the film itself, where nothing is resampled
+    fine, coarse, down = (abs(g)[free] for g in (ndi.sobel(f.film, 1)/8, ndi.sobel(blur(f.film, .7), 1)/8, ndi.sobel(f.film, 0)/8))
+    large, small = (c[free] for c in curvatures(f.film, 1))
+    return {'sideways': np.log(fine.mean() + .005), 'sideways, smooth': np.log(coarse.mean() + .005), 'sideways 90 %': np.log(np.percentile(fine, 90) + .005), 'downwards': np.log(down.mean() + .005),
+            'bright lines': np.log(np.maximum(-small, 0).mean() + .003), 'dark lines': np.log(np.maximum(large, 0).mean() + .003), 'free': free.mean(),
+            'air 8 %': np.percentile(f.soft[f.field], 8), 'air 50 %': np.median(f.film[free]), 'spread': np.log(f.level[f.field].std() + .01), 'spine': f.tissue}
+
+def chest_features(f) -> dict[str, dict]: # attribute -> name -> number
+    "What the rules of chest X-rays look at."
+    lungs = lung_features(f)
+    return dict(heart=heart_features(f), lungs=streak_features(f), opacity=opacity_features(f), side=lungs, size=lungs)
+
 def measure_chest_xray(
     rgb:np.ndarray,    # SIDE SIDE 3 uint8
 ) -> dict[str, str]:   # every attribute of the vocabulary
     "Read a frontal chest X-ray."
-    gray = rgb.mean(-1)/255
-    f = find_lungs(gray)
-    inner = morphology.erosion(f.field & (blur(gray, .7) < f.middle), DISK[1])
-    edges = abs(ndi.sobel(gray, 1)/8)[inner].mean()/f.tissue if inner.sum() > 20 else 0
-    lungs = 'streaked' if edges > .0455 else 'hazy' if f.air > .38*f.tissue else 'clear'
+    f = find_lungs(rgb)
+    gray, features = rgb.mean(-1)/255, chest_features(f)
+    words = {a: read_word('chest_xray', a, features[a]) for a in ('heart', 'lungs', 'opacity')}
+    words |= {a: 'none' if words['opacity'] == 'none' else read_word('chest_xray', a, features[a], without=('none',)) for a in ('side', 'size')}
     bright = gray > min(1.1*f.tissue, .94)                                    # metal and letters are brighter than any bone
     thin, small = (bright & (gray - ndi.grey_opening(gray, (k, k)) > .12) for k in (5, 9))
-    labels, _ = ndi.label(thin & (abs(X) < .6) & (Y > -.97) & (Y < .35), CONNECTED)
+    labels, _ = ndi.label(thin & (OUT < .6) & (Y > -.97) & (Y < .35), CONNECTED)
     longest = max((box[0].stop - box[0].start for box in ndi.find_objects(labels)), default=0)
-    wires = (thin & (((Y > -.6) & (Y < -.15) & (abs(X) > .3) & (abs(X) < .9)) | ((Y > .2) & (Y < .7) & (X > .3) & (X < .97)))).sum()
+    wires = (thin & (((Y > -.6) & (Y < -.15) & (OUT > .3) & (OUT < .9)) | ((Y > .2) & (Y < .7) & (X > .3) & (X < .97)))).sum()
     letter = {side: (small & (Y > -.95) & (Y < -.58) & (s*X > .6) & (s*X < .95)).sum() for side, s in (('right', -1), ('left', 1))}
-    return dict(exposure=pick(np.median(gray[f.body]), [.47, .61], ('dark', 'normal', 'bright')), build=pick(f.width, [.77, .93], ('slim', 'average', 'broad')),
-                heart=pick(f.heart_width, [.19, .42], tuple(HEARTS)), lungs=lungs, **opacity_words(f),
-                device='catheter' if longest > 10 else 'wires' if wires > 20 else 'none',
-                marker=max(letter, key=letter.get) if max(letter.values()) > 10 else 'none')
+    return words | dict(exposure=pick(np.median(gray[f.body]), [.47, .61], ('dark', 'normal', 'bright')), build=pick(f.width, [.77, .93], ('slim', 'average', 'broad')),
+                        device='catheter' if longest > 10 else 'wires' if wires > 20 else 'none', marker=max(letter, key=letter.get) if max(letter.values()) > 10 else 'none')
 
 # %% ../nbs/05_vaps.ipynb #63b147ad
 MUCOSA = [(to_lab(np.multiply(rgb, e)), word, light) for word, rgb in COLOURS['colonoscopy']['mucosa'].items() for light, e in EXPOSURES.items()] + [
@@ -495,9 +803,14 @@ def redness(rgb) -> np.ndarray: # H W 2
     return logs[..., :1] - logs[..., 1:]
 
 # %% ../nbs/05_vaps.ipynb #79adb4b1
+def median5(values) -> np.ndarray: # H W C
+    "Median of 5 x 5 neighbours, as `scipy.ndimage.median_filter` gives it, four times as fast."
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(values.astype(np.float32), ((2, 2), (2, 2), (0, 0)), mode='symmetric'), (5, 5), (0, 1))
+    return np.partition(windows.reshape(*values.shape, 25), 12)[..., 12]
+
 def find_polyp(
     rgb:np.ndarray,    # SIDE SIDE 3 uint8
-) -> SimpleNamespace:  # view, lumen, mask, mucosa (Lab), redness, wall (where only mucosa is), green and black (share of the corner)
+) -> SimpleNamespace:  # view, lumen, mask, mucosa (Lab), redness, far (from the wall's redness), wall (where only mucosa is), wall_inside, lightness, rgb, green and black (share of the corner)
     "Split a colonoscopy frame: what the scope sees, the dark lumen, and what has another redness than the mucosa."
     lab, L = to_lab(rgb), to_lab(rgb)[..., 0]
     corner = (X < -.42) & (X > -.9) & (Y > .45) & (Y < .93)
@@ -506,78 +819,128 @@ def find_polyp(
     labels = measure.label(L < 9)
     rim = np.isin(labels, [i for i in np.unique(np.r_[labels[0], labels[-1], labels[:, 0], labels[:, -1]]) if i]) & (RADIUS > .7) | green
     if max(shares.values()) > .6: rim |= (X < -.36) & (Y > .40)
-    view = ~morphology.dilation(rim, DISK[2])
+    view = ~dilate(rim, 2)
     if view.sum() < 400: view = np.ones_like(view)
     smooth, typical = blur(L, 1.2), np.median(L[view])
-    glare, deep = morphology.dilation(L > min(94, typical + 38), DISK[1]), morphology.dilation(smooth < .42*typical, DISK[2])
+    glare, deep = dilate(L > min(94, typical + 38), 1), dilate(smooth < .42*typical, 2)
     wall = view & ~glare & ~deep
     if wall.sum() < 200: wall = view
     q = redness(rgb)                                                         # H W 2
-    qs = blur(ndi.median_filter(q, (5, 5, 1)), 1)
+    qs = blur(median5(q), 1)
     typical_q, common = np.median(qs[wall], 0), wall
     for _ in range(3):                                                       # the commonest redness is the mucosa's
         far = np.sqrt((qs - np.median(qs[common], 0))**2 @ (1, .8))
         common = wall & (far <= max(np.percentile(far[wall], 60), .05))
-    hole = morphology.opening((smooth < .42*typical) & view & (far < .75), DISK[1])
+    hole = opened((smooth < .42*typical) & view & (far < .75), 1)
     labels = measure.label(hole)
     holes = measure.regionprops(labels)
     lumen = labels == max(holes, key=lambda p: p.area*np.exp(-np.hypot(*(np.array(p.centroid)/(SIDE/2) - 1)))).label if holes else hole
-    ok = view & ~glare & ~morphology.dilation(lumen, DISK[2])
+    ok = view & ~glare & ~dilate(lumen, 2)
     if ok.sum() < 150: ok = view
     far = np.where(ok, far, 0)
-    mask = morphology.opening(view & (far > max(otsu(far[ok]), .12)), DISK[2])
-    mask = ndi.binary_fill_holes(morphology.closing(np.pad(mask, 3), DISK[2])[3:-3, 3:-3])
+    mask = opened(view & (far > max(otsu(far[ok]), .12)), 2)
+    mask = ndi.binary_fill_holes(closed(np.pad(mask, 3), 2)[3:-3, 3:-3])
     labels = measure.label(mask)
     parts = measure.regionprops(labels, intensity_image=far)
     if parts:
         best = max(parts, key=lambda p: p.area*p.intensity_mean)
         mask = labels == best.label if best.area > .018*SIDE**2 and best.solidity > .74 and best.axis_major_length < 3.2*best.axis_minor_length else np.zeros_like(mask)
-    wall = ok & ~morphology.dilation(mask, DISK[3])
+    wall = ok & ~dilate(mask, 3)
     if wall.sum() < 150: wall = ok
-    return SimpleNamespace(view=view, lumen=lumen, mask=mask, mucosa=np.median(lab[common], 0), redness=q, wall=wall, lightness=L, **shares)
+    inside = m if (m := wall & erode(view, 2)).sum() >= 150 else wall
+    return SimpleNamespace(rgb=rgb, wall_inside=inside, far=np.sqrt((qs - np.median(qs[inside], 0))**2 @ (1, .8)), view=view, lumen=lumen, mask=mask, mucosa=np.median(lab[common], 0), redness=q, wall=wall, lightness=L, **shares)
 
 # %% ../nbs/05_vaps.ipynb #ce586eb2
-def polyp_words(f) -> dict[str, str]:
-    "Kind, colour, size and place of a lesion."
-    if not f.mask.any(): return dict(lesion='none', colour='none', size='none', position='none')
-    part = measure.regionprops(f.mask.astype(np.uint8))[0]
-    inner = morphology.erosion(f.mask, DISK[1])
-    if inner.sum() < 9: inner = f.mask
-    widths = f.mask.sum(1)[f.mask.any(1)]
-    taper = widths[-max(len(widths)//3, 1):].mean()/widths.max()
-    shade = f.lightness[inner].std()/max(f.lightness[inner].mean(), 1)
-    ratio = part.axis_major_length/max(part.axis_minor_length, 1)
-    kind = 'stalked' if taper < .52 and ratio > 1.25 else 'round' if shade > .14 else 'flat'
-    y, x = np.array(part.centroid)/(SIDE/2) - 1
-    return dict(lesion=kind, colour=pick(np.median(f.redness[inner][:, 0]), [.38, 1.0], ('pale', 'pink', 'red')),
-                size=area_word(f.mask.mean(), ATTRIBUTES['colonoscopy']['size'][1:]), position=place_word(x, y, .2))
+def vessel_features(f) -> dict[str, float]:
+    "Lines of more redness on the wall, at two widths, beside lines of less redness, which only noise makes."
+    red, out = f.redness.mean(-1), {}
+    for sigma in (.7, 1.1):
+        large, small = curvatures(red, sigma)
+        ridge, valley = np.maximum(-small - abs(large)/2, 0)[f.wall_inside], np.maximum(large - abs(small)/2, 0)[f.wall_inside]
+        out |= {f'red lines of {sigma} px, {p} %': np.log(v + .003) for p, v in zip((50, 75, 90, 97), np.percentile(ridge, (50, 75, 90, 97)))}
+        out |= {f'pale lines of {sigma} px': np.log(np.percentile(valley, 90) + .003), f'more red than pale at {sigma} px': np.percentile(ridge, 92) - np.percentile(valley, 92)}
+    red = blur(red, .5)
+    hat = (red - ndi.grey_opening(red, (5, 5)))[f.wall]
+    strength, skew, kurtosis = moments((red - average(red, f.wall_inside, 3))[f.wall_inside])
+    return out | {'strength': strength, 'skew': skew, 'kurtosis': kurtosis, 'top-hat': np.percentile(hat, 90) - 2*np.median(hat), 'light': np.log(np.median(f.rgb[..., 1][f.wall_inside]) + 6.)}
 
-def wall_words(f) -> dict[str, str]:
-    "Texture by its strength at two scales, vessels by thin lines of more redness."
-    log = np.log(blur(f.lightness, .5) + 5)
-    use = f.wall & morphology.erosion(f.view, DISK[3])
-    if use.sum() < 150: use = f.wall
-    fine, coarse = np.median(abs(log - blur(log, 1.5))[use]), np.median(abs(blur(log, 1.5) - blur(log, 5))[use])
-    texture = 'granular' if fine > .030 and coarse < 2.2*fine else 'folded' if coarse > .062 or fine > .022 else 'smooth'
-    red = blur(f.redness[..., 0], .5)
-    lines = (red - ndi.grey_opening(red, (5, 5)))[f.wall]
-    return dict(texture=texture, vessels=pick(np.percentile(lines, 90) - 2*np.median(lines), [.026, .05], ('lost', 'faint', 'clear')))
+def wall_features(f) -> dict[str, float]:
+    "Changes of brightness at four scales, in a mixture of channels in which vessels cancel; and how steep and how parallel they are."
+    even = np.log(f.rgb[..., 0] + 6.) + .75*f.redness[..., 0]                 # a vessel takes .3 of the red and .7 of the green light
+    b = [average(even, f.wall_inside, s) for s in (.6, 1.4, 3, 6)]
+    out = {}
+    for name, part in (('fine', even - b[1]), ('grain', b[0] - b[1]), ('middle', b[1] - b[2]), ('coarse', b[2] - b[3])):
+        v = part[f.wall_inside]
+        sd, skew, kurtosis = moments(v)
+        out |= {f'{name} strength': np.log(np.median(abs(v)) + .002), f'{name} deviation': np.log(np.exp(sd) + .002), f'{name} skew': skew, f'{name} kurtosis': kurtosis}
+    gy, gx = (ndi.gaussian_filter(b[1], 1, order=o) for o in ((1, 0), (0, 1)))
+    a, c, d = (blur(t, 2.5) for t in (gx*gx, gy*gy, gx*gy))                   # the structure tensor
+    on = m if (m := erode(f.wall_inside, 1)).sum() > 80 else f.wall_inside
+    steep = np.hypot(gx, gy)[on]
+    return out | {'parallel': (np.sqrt((a - c)**2 + 4*d**2)/(a + c + 1e-5))[on].mean(), 'energy': np.log((a + c)[on].mean() + 1e-5), 'energy 90 %': np.log(np.percentile((a + c)[on], 90) + 1e-5),
+                  'steep 50 %': np.log(np.median(steep) + .003), 'steep 95 %': np.log(np.percentile(steep, 95) + .003), 'lumen': np.sqrt(f.lumen.mean()), 'wall': f.wall_inside.mean()}
+
+# %% ../nbs/05_vaps.ipynb #6093b5d7
+def likely_place(f) -> np.ndarray: # H W bool
+    "The lesion, or where it would be: the largest piece of what departs most from the redness of the wall."
+    ok = f.view & ~dilate(f.lumen, 2)
+    mask = f.mask if f.mask.any() else largest(ok & (f.far > np.percentile(f.far[ok], 92)))
+    return mask if mask.any() else RADIUS < .3
+
+def lesion_words(f, kind:str) -> dict[str, str]:
+    "Colour, size and place of a lesion."
+    if kind == 'none': return dict(colour='none', size='none', position='none')
+    mask = likely_place(f)
+    inner = m if (m := erode(mask, 1)).sum() > 8 else mask
+    y, x = np.argwhere(mask).mean(0)/(SIDE/2) - 1
+    return dict(colour=pick(np.median(f.redness[inner][:, 0]), [.38, 1.0], ('pale', 'pink', 'red')),
+                size=area_word(mask.mean(), ATTRIBUTES['colonoscopy']['size'][1:]), position=place_word(x, y, .2))
+
+# %% ../nbs/05_vaps.ipynb #71a4c6e8
+def lesion_features(f) -> dict[str, float]:
+    "How far the redness departs from the wall's and where; the outline, light, glint and shadow of what was found, or of the likeliest place."
+    ok, far, log, red = f.view & ~dilate(f.lumen, 2), f.far, np.log(f.rgb[..., 0] + 6.), f.redness.mean(-1)
+    above = ok & (far > max(otsu(far[ok]), .1))
+    mask = likely_place(f)
+    part, inner = measure.regionprops(mask.astype(np.uint8))[0], m if (m := erode(mask, 1)).sum() > 8 else mask
+    radius, (cy, cx) = np.sqrt(mask.sum()/np.pi), part.centroid
+    x, y = (np.arange(SIDE) - cx)/radius, ((np.arange(SIDE) - cy)/radius)[:, None]
+    widths = mask.sum(1)[mask.any(1)]                                        # of the rows
+    third, thick = max(len(widths)//3, 1), ndi.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    head = np.argwhere(thick == thick.max())[0]                              # where it is thickest
+    u, v = np.broadcast_to(x, mask.shape)[inner], np.broadcast_to(y, mask.shape)[inner]
+    ball = np.linalg.lstsq(np.stack([np.ones_like(u), u, v, u*u + v*v], -1), log[inner], rcond=None)[0] # light over it: slopes, and how fast it falls to the rim
+    ring = dilate(mask, 3) & ~dilate(mask, 1) & f.view
+    lower, upper = ring & (x + y > 0), ring & (x + y <= 0)                   # the light comes from the upper left
+    middle = lambda values, on: float(np.median(values[on])) if on.any() else 0.
+    return {'found': float(f.mask.any()), 'size': np.sqrt(f.mask.mean()), 'departure 85 %': np.percentile(far[ok], 85), 'departure 95 %': np.percentile(far[ok], 95),
+            'step': middle(far, inner), 'largest': np.sqrt(largest(opened(above, 2)).mean()), 'above': np.sqrt(above.mean()),
+            'taper': widths[-third:].mean()/widths.max(), 'taper above': widths[:third].mean()/widths.max(), 'aspect': np.log(part.axis_major_length + .5) - np.log(part.axis_minor_length + .5),
+            'solidity': part.solidity, 'tall': np.log(len(widths)/widths.max()), 'thick': thick.max()/radius, 'head above': (cy - head[0])/radius,
+            'shade': f.lightness[inner].std()/max(f.lightness[inner].mean(), 1), 'slope x': np.clip(ball[1], -1, 1), 'slope y': np.clip(ball[2], -1, 1), 'bowl': np.clip(ball[3], -1, 1),
+            'glint': (np.percentile(f.lightness[mask], 98) - np.median(f.lightness[mask]))/max(np.median(f.lightness[mask]), 1), 'shadow': middle(log, lower) - middle(log, upper),
+            'around': middle(log, ring) - middle(log, f.wall_inside), 'contrast': middle(log, inner) - middle(log, f.wall_inside),
+            'lower redness': middle(red, mask & (y*radius + cy > np.flatnonzero(mask.any(1))[0] + .66*len(widths))) - middle(red, mask), 'lumen': np.sqrt(f.lumen.mean())}
 
 # %% ../nbs/05_vaps.ipynb #a0cebac3
+def colonoscopy_features(f) -> dict[str, dict]: # attribute -> name -> number
+    "What the rules of colonoscopy look at."
+    return dict(texture=wall_features(f), vessels=vessel_features(f), lesion=lesion_features(f))
+
 def measure_colonoscopy(
     rgb:np.ndarray,    # SIDE SIDE 3 uint8
 ) -> dict[str, str]:   # every attribute of the vocabulary
     "Read a colonoscopy frame."
     f = find_polyp(rgb)
+    words = {a: read_word('colonoscopy', a, v) for a, v in colonoscopy_features(f).items()}
     mucosa, light = MUCOSA[int(((np.array([m[0] for m in MUCOSA]) - f.mucosa)**2 @ (1, 1.3, 1.3)).argmin())][1:]
     lumen = 'none' if f.lumen.mean() < .012 else pick(X[f.lumen].mean(), [-.3, .3], ('left', 'centre', 'right'))
-    box = 'green' if f.green > .5 else 'black' if f.black > .6 else 'none'
-    return {'mucosa': mucosa, **wall_words(f), **polyp_words(f), 'lumen': lumen, 'light': light, 'corner box': box}
+    return words | lesion_words(f, words['lesion']) | {'mucosa': mucosa, 'lumen': lumen, 'light': light, 'corner box': 'green' if f.green > .5 else 'black' if f.black > .6 else 'none'}
 
 # %% ../nbs/05_vaps.ipynb #89c11c2b
 class MeasuringDescriber:
-    "The stand-in for a large model: it answers the questions of `PROMPTS` by classical image analysis, in the words of `ATTRIBUTES`. It knows no class and has learnt nothing."
-    name = 'measure-1'                                                       # another number whenever the same image may get other words
+    "The stand-in for a large model: it answers the questions of `PROMPTS` by classical image analysis, in the words of `ATTRIBUTES`. It knows no class; its rules are fitted on phantoms."
+    name = 'measure-2'                                                       # another number whenever the same image may get other words
     image_size = SIDE                                                        # what `describe_table` has to load
     _last = None, None                                                       # an image and its attributes
     readers = {'dermoscopy': measure_dermoscopy, 'chest_xray': measure_chest_xray, 'colonoscopy': measure_colonoscopy}
@@ -604,6 +967,71 @@ class MeasuringDescriber:
         if not images: raise ValueError('the measuring describer was asked about an image, but no message shows one')
         attributes = self.measure(images[-1], modality)
         return describe_attributes(modality, attributes) if step == 2 else 'Observed: ' + '; '.join(f'{a} {v}' for a, v in attributes.items()) + '.'
+
+# %% ../nbs/05_vaps.ipynb #93c6e80a
+def vary(rgb, rng, modality:str) -> np.ndarray: # SIDE SIDE 3 uint8
+    "The same scene by a poorer camera: a little blur and noise. Thin dark lines on skin fade; the wall of a colon gets an uneven tint; an X-ray is stretched, moved, and developed lighter or darker."
+    x = rgb.astype(float)
+    if modality == 'chest_xray':
+        (sy, sx), move, gamma = rng.uniform((.85, .9), (1.12, 1.1)), rng.uniform(-6, 6), rng.uniform(.6, 1.3)
+        y, c = np.mgrid[:SIDE, :SIDE] - (SIDE - 1)/2
+        gray = ndi.map_coordinates(x[..., 0], [y*sy + (SIDE - 1)/2 + move, c*sx + (SIDE - 1)/2], order=1, mode='nearest')
+        x = np.repeat(255*(np.clip(gray, 0, 255)/255)[..., None]**gamma, 3, 2)
+    if modality == 'dermoscopy': x += max(rng.uniform(-.8, .8), 0)*(ndi.grey_closing(x, (5, 5, 1)) - x) # in every second image
+    if modality == 'colonoscopy':                                            # here redder, there paler, without an edge
+        tint = blur(rng.standard_normal((SIDE, SIDE)), rng.uniform(4, 10))
+        x[..., 1:] *= 1 + np.clip(rng.uniform(0, .15)*tint/tint.std(), -.4, .4)[..., None]
+    x = blur(x, rng.uniform(0, .7)) + rng.uniform(0, 3)*rng.standard_normal((SIDE, SIDE, 1 if modality == 'chest_xray' else 3))
+    return np.clip(x + .5, 0, 255).astype(np.uint8)
+
+SPLITS = {'dermoscopy': (find_lesion, dermoscopy_features), 'chest_xray': (find_lungs, chest_features), 'colonoscopy': (find_polyp, colonoscopy_features)}
+
+def _both(modality, label, seed): # features of a phantom and of its variation, and the truth
+    phantom, (split, features) = make_phantom(label, seed), SPLITS[modality]
+    varied = vary(phantom.image, np.random.default_rng([seed, zlib.crc32(label.encode())]), modality)
+    return features(split(phantom.image)), features(split(varied)), phantom.attributes
+
+IN_DOUBT = {'opacity': 2.} # attribute -> log odds that 'none' is given beforehand: real lungs have many forms, and a finding must not be named lightly
+
+def fit_rules(
+    n:int=1000,            # phantoms of each class, seeds 0 to n - 1
+    varied:float=.3,       # how much a variation counts against the phantom itself
+    progress:bool=True,
+) -> dict:                 # modality -> attribute -> rule
+    "Fit all rules on phantoms. Seeds below 1000 are for this and for nothing else."
+    rules = {}
+    for modality, labels in CLASSES.items():
+        rows = [_both(modality, label, seed) for seed in tqdm(range(n), desc=modality, disable=not progress) for label in labels]
+        counts = np.repeat([1, varied], len(rows))
+        rules[modality] = {a: fit_rule([list(r[i][a].values()) for i in (0, 1) for r in rows], [r[2][a] for r in rows]*2, ATTRIBUTES[modality][a], names, counts)
+                           for a, names in rows[0][0].items()}
+        for a, odds in IN_DOUBT.items():
+            if rule := rules[modality].get(a): rule['weights'][-1][rule['words'].index('none')] = round(rule['weights'][-1][rule['words'].index('none')] + odds, 3)
+    return rules
+
+# %% ../nbs/05_vaps.ipynb #a4d7f91c
+def main(argv=None):
+    "Fit the rules of the measuring describer again: rules.json and a card."
+    ap = argparse.ArgumentParser(prog='python -m vap_diffusion.vaps', description=main.__doc__)
+    ap.add_argument('--out', type=Path, required=True, help='folder of rules.json')
+    ap.add_argument('--n', type=int, default=1000, help='phantoms of each class')
+    a, start = ap.parse_args(argv), time.time()
+    rules = fit_rules(a.n)
+    a.out.mkdir(parents=True, exist_ok=True)
+    lines = [f' {json.dumps(m)}: {{\n' + ',\n'.join(f'  {json.dumps(k)}: {json.dumps(r)}' for k, r in of.items()) + '\n }' for m, of in rules.items()]
+    (a.out/'rules.json').write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
+    (a.out/'README.md').write_text(f'''# Rules of the measuring describer
+
+Linear rules over named features, one for each attribute that no single threshold reads well; made by chapter 05, `vap_diffusion.vaps`.
+
+- command: `python -m vap_diffusion.vaps --out assets/describer{'' if a.n == 1000 else f' --n {a.n}'}`
+- data: {a.n} phantoms of each class at 64 px, seeds 0 to {a.n - 1}, each once as drawn and once varied (counts .3)
+- seed: the phantoms' own
+- seconds: {time.time() - start:.0f}
+- rules: {sum(map(len, rules.values()))}, {sum(np.size(r['weights']) for of in rules.values() for r in of.values())} weights
+''', encoding='utf-8')
+
+if __name__ == '__main__' and '__file__' in globals(): main()
 
 # %% ../nbs/05_vaps.ipynb #3f5d4bed
 CLAUSES = { # where the words of an attribute stand in a sentence; {} are its values. In this order, the first that is found counts.
@@ -984,11 +1412,11 @@ def estimate(
     **how,                       # of `describe_table`
 ) -> dict[str, int]:             # images left, requests, tokens in, tokens out that they will take; {} where the model counts none
     "Describe a few images, and reckon from what they took what the rest will take."
-    before = np.array(getattr(mllm, 'usage', (0, 0, 0)))
+    before, seconds = np.array(getattr(mllm, 'usage', (0, 0, 0))), lambda: len(json.loads(p.read_text(encoding='utf-8'))) if (p := Path(out)/'t2.json').exists() else 0
     left = lambda: len(load_table(out).iloc[how.get('shard', (1, 1))[0] - 1::how.get('shard', (1, 1))[1]]) - (sum(1 for _ in read_lines(p)) if (p := shard_path(out, how.get('shard', (1, 1)))).exists() else 0)
-    todo = left()
+    todo, known = left(), seconds()
     describe_table(out, mllm, progress=False, limit=sample, **how)
     made, used = todo - left(), np.array(getattr(mllm, 'usage', (0, 0, 0))) - before
     if not made or not used[0]: return {}
-    per_image = (used - np.array([len(load_table(out).modality.unique()) if 2 in how.get('steps', (1, 2, 3)) else 0, 0, 0]))/made # Question 2 is not asked again
+    per_image = (used - np.array([seconds() - known if 2 in how.get('steps', (1, 2, 3)) else 0, 0, 0]))/made # Question 2 is not asked again
     return dict(images=left(), **{k: int(round(x*left())) for k, x in zip(('requests', 'tokens_in', 'tokens_out'), per_image)})

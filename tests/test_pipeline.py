@@ -1,0 +1,42 @@
+"""Sampling: guidance in one pass or two, in an interval, by a weaker model; the same images whatever the batch."""
+import numpy as np, pytest, torch
+from train_kills import folder_with_features
+from vap_diffusion.pipeline import build_pipeline, guide_of, load_pipeline, load_samples, sample
+
+LABELS, PROMPTS = ['nevus', 'melanoma', 'keratosis'], ['round pink lesion', 'large irregular black lesion with blue-gray areas, dark corners', '']
+
+@pytest.fixture(scope='module')
+def pipe(): return load_pipeline('course')
+
+def latents(pipe, **kw): return pipe(LABELS, PROMPTS, 6, generator=[torch.Generator().manual_seed(i) for i in range(3)], output_type='latent', **kw).images
+
+def test_one_pass_gives_what_two_passes_give(pipe):
+    two = latents(pipe)
+    try: pipe.one_pass = True; one = latents(pipe)
+    finally: pipe.one_pass = None
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+def test_an_interval_guides_some_steps(pipe):
+    torch.testing.assert_close(latents(pipe, guidance_interval=(0, 1)), latents(pipe))
+    torch.testing.assert_close(latents(pipe, guidance_interval=(2, 3)), latents(pipe, guidance_scale=1))
+    part = latents(pipe, guidance_interval=(0, .5))
+    assert all((part - other).abs().max() > 1e-3 for other in (latents(pipe), latents(pipe, guidance_scale=1)))
+
+def test_a_model_that_guides_itself_does_nothing(pipe): torch.testing.assert_close(latents(pipe, guide=pipe.uvit, guidance_scale=3), latents(pipe, guidance_scale=1), atol=1e-4, rtol=1e-4)
+
+def test_a_weaker_model_must_fit(tmp_path):
+    from vap_diffusion.training import train
+    w = folder_with_features(tmp_path)
+    short, longer = (build_pipeline(train(w, steps=n, name=f'run{n}', embed_dim=64, depth=2, progress=False)) for n in (2, 4))
+    rows = sample(longer, tmp_path/'s', 2, num_inference_steps=2, guide=w/'models'/'run2', progress=False)
+    assert len(rows) == 2 and 'run2' in (tmp_path/'s'/'sample.json').read_text()
+    other = train(w, steps=2, name='eps', embed_dim=64, depth=2, progress=False, prediction_type='epsilon'); build_pipeline(other)
+    with pytest.raises(ValueError, match='predicts epsilon'): sample(longer, tmp_path/'t', 2, guide=other, progress=False)
+    longer.register_to_config(class_names=['a', 'b', 'c'])
+    with pytest.raises(ValueError, match='another class names'): guide_of(longer, w/'models'/'run2')
+
+def test_images_do_not_depend_on_the_batch(pipe, tmp_path):
+    "Up to the rounding of the last gray level: products of other shapes are summed in another order."
+    for size in (2, 7): sample(pipe, tmp_path/str(size), 9, num_inference_steps=4, batch_size=size, progress=False, seed=3)
+    (a, rows_a), (b, rows_b) = (load_samples(tmp_path/str(size)) for size in (2, 7))
+    assert rows_a.equals(rows_b) and np.abs(a.astype(int) - b).max() <= 1
