@@ -1,14 +1,14 @@
 """The released model against a second implementation, its files in and out, and files that must be refused."""
-import os, pickle
+import os, pickle, sys
 from pathlib import Path
 import pytest, torch
 from safetensors.torch import load_file, save_file
 import released_reference
-from test_cli import fails, vap
+from vap_diffusion import cli
 from vap_diffusion.prototype import ReleasedUViT, convert_released
 
 SMALL = dict(side=8, channels=4, patch=2, width=32, pairs=2, words=6, word_width=20, classes=4)
-SIZES = [(SMALL, 4), (dict(side=4, channels=3, patch=1, width=24, pairs=1, words=3, word_width=8, classes=2), 2), (dict(side=12, channels=2, patch=4, width=48, pairs=3, words=9, word_width=16, classes=8), 8)]
+SIZES = [(SMALL, 4), (dict(side=3, channels=3, patch=1, width=24, pairs=1, words=3, word_width=8, classes=2), 2), (dict(side=8, channels=2, patch=4, width=16, pairs=3, words=5, word_width=12, classes=8), 8)]
 
 @pytest.mark.parametrize('sizes,heads', SIZES)
 def test_output_and_loss_are_those_of_the_description(tmp_path, sizes, heads):
@@ -73,11 +73,18 @@ def test_bad_files_end_in_one_line(tmp_path, monkeypatch):
         assert words in str(e.value) and file.name in str(e.value) and '\n' not in str(e.value), (file.name, str(e.value))
     assert not (tmp_path/'out').exists() and not (tmp_path/'pickled-code-was-run').exists()
 
-def test_convert_on_the_command_line(tmp_path):
+def test_convert_on_the_command_line(tmp_path, monkeypatch, capsys):
+    "In this process: importing torch anew for each command would take longer than all else here."
+    def run(*args): # -> exit code, what it said
+        monkeypatch.setattr(sys, 'argv', ['vap-diffusion', 'convert', *map(str, args)])
+        with pytest.raises(SystemExit) as e: cli.main()
+        said = capsys.readouterr()
+        return e.value.code, said.out, [l for l in said.err.splitlines() if l.startswith('error: ')]
     save_file(released_reference.random_state(**SMALL), tmp_path/'w.safetensors')
-    said = vap('convert', tmp_path/'w.safetensors', '--out', tmp_path/'out', '--heads', 4).stdout
-    assert sorted(p.name for p in (tmp_path/'out').iterdir()) == ['config.json', 'diffusion_pytorch_model.safetensors'] and '8 x 8' in said
-    assert 'in use' in fails('convert', tmp_path/'w.safetensors', '--out', tmp_path/'out', '--heads', 4)
-    assert 'num_heads' in fails('convert', tmp_path/'w.safetensors', '--out', tmp_path/'new', '--heads', 5)
+    code, out, errors = run(tmp_path/'w.safetensors', '--out', tmp_path/'out', '--heads', 4)
+    assert (code, errors) == (0, []) and sorted(p.name for p in (tmp_path/'out').iterdir()) == ['config.json', 'diffusion_pytorch_model.safetensors'] and '8 x 8' in out
     torch.save({'a': Runs()}, tmp_path/'code.pt')
-    assert 'pickled code' in fails('convert', tmp_path/'code.pt', '--out', tmp_path/'new')
+    for args, words in [(('w.safetensors', 'out', 4), 'in use'), (('w.safetensors', 'new', 5), 'num_heads'), (('code.pt', 'new', 8), 'pickled code')]:
+        code, out, errors = run(tmp_path/args[0], '--out', tmp_path/args[1], '--heads', args[2])
+        assert code == 1 and len(errors) == 1 and words in errors[0], (args, errors)
+    assert not (tmp_path/'new').exists()
