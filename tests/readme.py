@@ -51,13 +51,23 @@ def words():
         worst = ', '.join(f'{a} {v:.2f}' for a, v in sorted(of.items(), key=lambda x: x[1])[:3])
         read = score_claims(ROOT/'data'/'claims'/f'{modality}.jsonl').set_index('attribute').loc['all']
         out.append(f"| {modality} | {sum(of.values())/len(of):.2f} ({worst}) | {read.precision:.2f} of {read.claimed:.0f} | {read.recall:.2f} of {read.labelled:.0f} |")
+    eye = load('read_by_eye.json')
+    seen = ', '.join(f"{m} {sum(i['verdict'] == 'right' for i in eye['images'] if i['modality'] == m)} of {sum(i['modality'] == m for i in eye['images'])}" for m in w['describer'])
     off = max(abs(p['recovered'] - p['planted']) for p in w['planted'])
     near = max(abs(r['agreement'] - r['chance']) for of in w['shuffled'].values() for r in of.values())
-    return out + ['', f"Planted errors (0 to 40 % of each kind, {len(w['planted'])} cells, three seeds) come back within {100*off:.1f} points, in wordings that the reader was developed with; a shuffled bank scores within {100*near:.1f} points of chance. Describer `{w['describer_name']}`, {w['describer_images']} phantoms a modality, `{w['command']}`."]
+    return out + ['', f"Planted errors (0 to 40 % of each kind, {len(w['planted'])} cells, three seeds) come back within {100*off:.1f} points, in wordings that the reader was developed with; a shuffled bank scores within {100*near:.1f} points of chance. Describer `{w['describer_name']}`, {w['describer_images']} phantoms a modality, `{w['command']}`. **Real images** without one wrong attribute, read by eye by an AI model and by no physician (`{eye['describer']}`): {seen}."]
+
+def cost():
+    "What wrong words do to a generator: one row for each training of the same length."
+    c, out = load('hallucination_cost.json'), ['| descriptions | FID (floor) | recall (floor) | adherence to true prompts |', '|---|---|---|---|']
+    for a in c['arms']:
+        b = a['bank']
+        out.append(f"| {a['arm']} | {number(b, 'fid', 1)} | {number(b, 'recall', 2)} | {format(a['own']['adherence']['mean'], '.2f') if 'adherence' in a['own'] else ''} |")
+    return out + ['', f"Dermoscopy phantoms, {c['steps']} steps of batch {c['batch']} each, N = {c['n']}, seed {c['arms'][0]['seed']}, prompts drawn from the bank; `{c['command']}`, commit {c['commit']} (measuring describer `measure-1`)."]
 
 def drawn(text):
     "README with every `<!-- results: NAME -->` block drawn again."
-    def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters, words=words)[m[1]]()) + '\n<!-- end -->'
+    def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters, words=words, cost=cost)[m[1]]()) + '\n<!-- end -->'
     return re.sub(r'<!-- results: (\w+) -->\n.*?<!-- end -->', block, text, flags=re.S)
 
 def picture(path, per_class=6, seed=20):
