@@ -147,7 +147,7 @@ def work(tmp_path):
     path = tmp_path/'w'/'descriptions.jsonl'
     rows = [row for row, _ in read_lines(path)]
     for r, m in zip(rows, table.set_index('file_name').modality[[r['file_name'] for r in rows]]):
-        if m == 'dermoscopy': r['t_mix'] = 'Many hairs cross a green lesion of no colour. The corners are dark, the light is dark, the skin is gray.'
+        if m == 'dermoscopy': r['t_mix'] = 'Many hairs cross a green lesion of no colour. The corners are dark. The light is dark. The skin is gray.'
     rows[-1]['t_mix'] = ''
     path.write_text(''.join(json.dumps(r) + '\n' for r in rows))
     return tmp_path/'w'

@@ -18,6 +18,7 @@ from threading import Thread
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel, compute_snr
@@ -415,6 +416,7 @@ def train(
                   text_fingerprint=record['text_fingerprint'], vae_fingerprint=record['vae_fingerprint'])
     choose(PCM, 'pcm', pcm); schedule = choose(SCHEDULES, 'schedule', settings['schedule'])
     choose(('none', 'min_snr'), 'weighting', settings['weighting']); choose(('epsilon', 'v_prediction'), 'prediction_type', settings['prediction_type'])
+    AcceleratorState._reset_state()                                                             # an earlier run in this process may have had another precision
     accelerator = Accelerator(mixed_precision=settings['mixed_precision'], kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     rank, world, main, size = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process, settings['batch_size']
     if size % (world*accumulate): raise ValueError(f'a batch of {size} cannot be cut into {world} processes x {accumulate} pieces: choose numbers that divide it')
