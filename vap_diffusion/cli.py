@@ -285,6 +285,7 @@ def findings() -> list[tuple[str, str, str, str]]: # part, what is here, what th
     from vap_diffusion.metrics import InceptionFeatures
     from vap_diffusion.phantoms import asset_path
     from vap_diffusion.text import BIOMEDCLIP
+    bert = 'microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract'                                  # BiomedCLIP's tower and tokenizer
     GB, cuda, sd = 2**30, torch.cuda.is_available(), 'stabilityai/sd-vae-ft-ema'
     memory = torch.cuda.get_device_properties(0).total_memory if cuda else psutil.virtual_memory().total
     weights = Path(torch.hub.get_dir())/'checkpoints'/Path(InceptionFeatures.url).name
@@ -299,7 +300,7 @@ def findings() -> list[tuple[str, str, str, str]]: # part, what is here, what th
         ('device', f"{torch.cuda.get_device_name() if cuda else f'CPU, {os.cpu_count()} cores'}, {memory/GB:.0f} GB", f"preset {'gpu' if cuda else 'cpu'}" + ('' if memory > 6*GB else '; less than 6 GB is little'), ''),
         ('disk', f'{free/GB:.0f} GB free', 'fine' if free > 2*GB else 'a quickstart needs about 1 GB', ''),
         part('shipped weights', whole, 'the course works offline', 'chapters and quickstart need them', 'make assets'),
-        part('BiomedCLIP', cached(BIOMEDCLIP), 'encode W --text-encoder biomedclip', 'the course text encoder is used', f'hf download {BIOMEDCLIP}'),
+        part('BiomedCLIP', cached(BIOMEDCLIP) and cached(bert), 'encode W --text-encoder biomedclip', 'the course text encoder is used', f'hf download {BIOMEDCLIP} && hf download {bert}'),
         part('SD autoencoder', cached(sd), f'encode W --autoencoder {sd}', 'the course autoencoder is used', f'hf download {sd}'),
         part('Inception weights', weights.exists(), f'evaluate --features inception:{weights}', 'own features judge', f'curl -L --create-dirs -o {weights} {InceptionFeatures.url}'),
         part('MLLM server', url, f'describe W --mllm openai:MODEL@{url}', 'the measuring describer writes', 'ollama serve   # or any OpenAI-compatible server; its address in OPENAI_BASE_URL'),
