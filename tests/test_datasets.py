@@ -434,3 +434,9 @@ def test_real_isic2018_that_broke_off(tmp_path):
     path = next((root/'ISIC2018_Task3_Training_GroundTruth').glob('*.csv'))
     pd.read_csv(path).rename(columns={'MEL': 'Melanoma'}).to_csv(path, index=False)
     with pytest.raises(ValueError, match=f'{path.name} has no column MEL'): ready('isic2018', root, tmp_path/'w')
+
+def test_shares_asked_for_reach_phantoms(tmp_path):
+    counts = lambda **k: prepare('phantoms', tmp_path/'p', tmp_path/str(k), n=60, size=16, modality='dermoscopy', progress=False, **k).split.value_counts().to_dict()
+    assert counts() == dict(train=48, val=6, test=6)
+    found = counts(test=.3, val=.05)
+    assert abs(found['test'] - 18) <= 2 and abs(found['val'] - 3) <= 2

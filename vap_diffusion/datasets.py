@@ -683,6 +683,7 @@ def prepare(
     old = reuse_table(out, settings)
     if dataset == 'phantoms': draw_phantoms(root, n, size, seed, modalities)
     table = source_table(dataset, root, modalities, options)
+    if dataset == 'phantoms' and (val, test) != (0.1, 0.1): table = table.assign(split=None) # their own is 8 : 1 : 1
     if dataset in ('folder', 'csv') and modality is None: warnings.warn(f'no modality given for {root}: taken as {MODALITIES[0]} (or name one of {", ".join(MODALITIES[1:])})', stacklevel=2)
     settings['source'] = fingerprint(table, root)
     if old is not None:
