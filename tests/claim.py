@@ -1,9 +1,9 @@
 """The paper's claim under one protocol: U-ViT on the class alone, + descriptions, + prototypes; on any prepared data set.
 
-`python tests/claim.py W --out results/claim-phantoms.json` with a folder W that `prepare`, `describe` and `encode` filled.
-All methods get the same images, latents, batches, noise and *steps*; a longer class-only training has as many processor *seconds*
-as the whole model. Judged on held-out images: prompts drawn from the bank, the images' own, and recombined ones that
-training never had. The seeds of a method train side by side. Goes on where it stopped; the file is written after each method."""
+`python tests/claim.py W0 W1 --minutes 5.5 --out results/claim-phantoms.json`: folders that `quickstart` left (its two models are used as
+they are), or that `prepare`, `describe` and `encode` filled; each has a seed of its own. All methods get the same images, latents
+and budget, in seconds or in steps, both recorded. Judged on held-out images: prompts drawn from the bank, the images' own, and
+recombined ones that training never had. Goes on where it stopped; the file is written after each model."""
 import argparse, json, shlex, sys, time
 from pathlib import Path
 from vap_diffusion.datasets import load_table
@@ -11,48 +11,39 @@ from vap_diffusion.pipeline import build_pipeline, sample
 from vap_diffusion.quickstart import draw_samples, judge, machine, shown_images
 from vap_diffusion.training import load_features, train_together, write_json
 
-METHODS = {'class': dict(text=False), 'class, as many seconds': dict(text=False), 'class + text': dict(prototypes=False), 'class + text + prototypes': {}}
+METHODS = {'class': dict(text=False), 'class + text': dict(prototypes=False), 'class + text + prototypes': {}}
 PROMPTS = ('bank', 'own', 'unseen')
-
-def name_of(method, seed): return f"{method.replace(' + ', '-').replace(', ', '-').replace(' ', '-')}-s{seed}"
 
 def main(argv=None):
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument('work', type=Path, help='the working folder, encoded')
+    ap.add_argument('work', type=Path, nargs='+', help='working folders, encoded; trained side by side')
     ap.add_argument('--out', type=Path, required=True, help='the file of results')
-    ap.add_argument('--grid', type=Path, help='a picture of the painted images (no real ones) by class, both kinds of model')
+    ap.add_argument('--minutes', type=float); ap.add_argument('--steps', type=int)
+    ap.add_argument('--grid', type=Path, help='a picture by class, from the first folder: class only and the whole model, same seeds; real images only of phantoms')
     ap.add_argument('--features', default='phantoms', help='the judge: a name or folder')
-    ap.add_argument('--preset', default='cpu')
-    ap.add_argument('--steps', type=int, default=6000)
-    ap.add_argument('--n', type=int, default=1500, help='painted images of each kind; at most those of the split')
+    ap.add_argument('--n', type=int, default=1000, help='painted images of each kind; at most those of the split')
     ap.add_argument('--split', default='test')
-    ap.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     ap.add_argument('--guidance', type=float, default=2)
     a = ap.parse_args(argv)
-    start, w, table = time.time(), a.work, load_table(a.work)
-    record, n = load_features(w).record, min(a.n, int((table.split == a.split).sum()))
-    earlier = json.loads(a.out.read_text()) if a.out.exists() else {}
-    facts = dict(command=f'python tests/claim.py {shlex.join(sys.argv[1:] if argv is None else argv)}', dataset=table.attrs['dataset'], images=int((table.split == 'train').sum()), split=a.split, n=n, steps=a.steps, guidance=a.guidance, size=record['size'])
-    runs, figures = {}, earlier.get('figures', {})
-    def made(method, seed): return json.loads((runs[method][a.seeds.index(seed)]/'train.json').read_text())
-    for method in ('class', 'class + text + prototypes', 'class + text', 'class, as many seconds'):
-        steps = a.steps
-        if 'seconds' in method: steps = round(a.steps*sum(made('class + text + prototypes', s)['cpu_seconds'] for s in a.seeds)/sum(made('class', s)['cpu_seconds'] for s in a.seeds), -2)
-        runs[method] = train_together([dict(out=w, steps=int(steps), preset=a.preset, seed=s, name=name_of(method, s)) | METHODS[method] for s in a.seeds])
-        for seed, run in zip(a.seeds, runs[method]):
-            key = f'{method} | {seed}'
-            if key in figures: continue
+    start, tables, earlier = time.time(), [load_table(w) for w in a.work], json.loads(a.out.read_text()) if a.out.exists() else {}
+    record, attrs = load_features(a.work[0]).record, tables[0].attrs
+    facts = dict(command=f'python tests/claim.py {shlex.join(sys.argv[1:] if argv is None else argv)}', dataset=attrs['dataset'], images=int((tables[0].split == 'train').sum()), split=a.split, minutes=a.minutes, steps=a.steps, guidance=a.guidance, size=record['size'])
+    rows, runs = earlier.get('rows', []), {}
+    for method, how in METHODS.items():
+        runs[method] = train_together([dict(out=w, minutes=a.minutes, steps=a.steps, seed=t.attrs['seed'], preset=None) | how for w, t in zip(a.work, tables)])
+        for w, table, run in zip(a.work, tables, runs[method]):
+            seed, n = table.attrs['seed'], min(a.n, int((table.split == a.split).sum()))
+            if any((r['method'], r['seed']) == (method, seed) for r in rows): continue
             pipe, sets = build_pipeline(run), {}
             for kind in PROMPTS if pipe.config.uses_text else PROMPTS[:1]:
                 sets[kind] = w/'claim'/f'{run.name}-{kind}-{a.split}'
                 sample(pipe, sets[kind], n, like=w, split=a.split, prompts=kind, seed=seed, guidance_scale=a.guidance)
-            found = judge(sets, {'class': pipe}, table, record['size'], a.split, n, a.features, seed)
-            budget = {k: made(method, seed)[k] for k in ('steps', 'images_seen', 'seconds', 'cpu_seconds', 'parameters')}
-            figures[key] = dict(method=method, seed=seed, **budget, prompts={k: found[k] for k in sets}, reconstruction=found['reconstruction'])
-            print(key, {k: {f: round(found[k][f], 3) for f in ('fid', 'recall', 'precision')} for k in sets}, flush=True)
-            write_json(a.out, facts | dict(seconds=round(earlier.get('seconds', 0) + time.time() - start), figures=figures, **machine()))
+            found, made = judge(sets, {'class': pipe}, table, record['size'], a.split, n, a.features, seed), json.loads((run/'train.json').read_text())
+            rows.append(dict(method=method, seed=seed, n=n, **{k: made[k] for k in ('steps', 'images_seen', 'seconds', 'cpu_seconds', 'parameters')}, prompts={k: found[k] for k in sets}, reconstruction=found['reconstruction']))
+            print(method, seed, {k: {f: round(found[k][f], 3) for f in ('fid', 'recall', 'precision')} for k in sets}, flush=True)
+            write_json(a.out, facts | dict(seconds=round(earlier.get('seconds', 0) + time.time() - start), rows=rows, **machine()))
     if a.grid:
         pipes = {'class': build_pipeline(runs['class'][0]), 'class+text': build_pipeline(runs['class + text + prototypes'][0])}
-        draw_samples(shown_images(pipes, w, table, record['size'], a.split, 4, a.seeds[0], a.guidance), a.grid, real=table.attrs['dataset'] == 'phantoms')
+        draw_samples(shown_images(pipes, a.work[0], tables[0], record['size'], a.split, 4, tables[0].attrs['seed'], a.guidance), a.grid, real=attrs['dataset'] == 'phantoms')
 
 if __name__ == '__main__': main()

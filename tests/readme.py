@@ -65,9 +65,33 @@ def cost():
         out.append(f"| {a['arm']} | {number(b, 'fid', 1)} | {number(b, 'recall', 2)} | {format(a['own']['adherence']['mean'], '.2f') if 'adherence' in a['own'] else ''} |")
     return out + ['', f"Dermoscopy phantoms, {c['steps']} steps of batch {c['batch']} each, N = {c['n']}, seed {c['arms'][0]['seed']}, prompts drawn from the bank; `{c['command']}`, commit {c['commit']} (measuring describer `measure-1`)."]
 
+def claim():
+    "The three methods of the paper, means over seeds, with each kind of prompt."
+    if not (ROOT/'results'/'claim-phantoms.json').exists(): return ['Not measured in this version yet: `python tests/claim.py` does it.']
+    c = load('claim-phantoms.json')
+    mean = lambda method, kind, k: (lambda v: sum(v)/len(v))([r['prompts'][kind][k] for r in c['rows'] if r['method'] == method])
+    out = ['| | prompts | FID (floor) | ratio | recall (floor) | ratio | precision (floor) | adherence (chance) | steps |', '|---|---|---|---|---|---|---|---|---|']
+    for method in dict.fromkeys(r['method'] for r in c['rows']):
+        mine = [r for r in c['rows'] if r['method'] == method]
+        for kind in mine[0]['prompts']:
+            cell = lambda k, d: f"{mean(method, kind, k):.{d}f} ({mean(method, kind, k + '_floor'):.{d}f})"
+            ratio = lambda k, d: '' if method == 'class' else f"{mean(method, kind, k)/mean('class', 'bank', k):.{d}f}"
+            said = [r['prompts'][kind].get('adherence') for r in mine]
+            out.append(f"| {method} | {'' if method == 'class' else kind} | {cell('fid', 1)} | {ratio('fid', 2)} | {cell('recall', 2)} | {ratio('recall', 1)} | {cell('precision', 2)} | " +
+                       (f"{sum(x['mean'] for x in said)/len(said):.2f} ({sum(x['chance'] for x in said)/len(said):.2f})" if all(said) else '') + f" | {' / '.join(str(r['steps']) for r in mine)} |")
+    rebuilt = [r['reconstruction'] for r in c['rows'] if r['method'] == 'class']
+    return out + ['', f"{c['minutes']:g} minutes for each model, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), {c['device']}; the reconstruction has FID {sum(r['fid'] for r in rebuilt)/len(rebuilt):.1f} and recall {sum(r['recall'] for r in rebuilt)/len(rebuilt):.2f}. `{c['command']}`, commit {c['commit']}."]
+
+def bench():
+    "Speed against its targets."
+    if not (ROOT/'results'/'bench.json').exists(): return ['Not measured in this version yet: `make bench` does it.']
+    b, out = load('bench.json'), ['| | measured | target |', '|---|---|---|']
+    for r in b['rows']: out.append(f"| {r['what']} | {r['value']:.3g} | " + ('' if r['target'] is None else f"{'at least' if r['at_least'] else 'at most'} {r['target']:g}{'' if r['met'] else ': **missed**'}") + ' |')
+    return out + ['', f"`{b['command']}`, medians of {b['runs']} alternating runs, {b['device']}, commit {b['commit']}."]
+
 def drawn(text):
     "README with every `<!-- results: NAME -->` block drawn again."
-    def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters, words=words, cost=cost)[m[1]]()) + '\n<!-- end -->'
+    def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters, words=words, cost=cost, claim=claim, bench=bench)[m[1]]()) + '\n<!-- end -->'
     return re.sub(r'<!-- results: (\w+) -->\n.*?<!-- end -->', block, text, flags=re.S)
 
 def picture(path, per_class=6, seed=20):

@@ -417,7 +417,7 @@ def main(argv=None):
     ap.add_argument('--start', help='go on from this autoencoder: course, a folder, a hub name')
     ap.add_argument('--images', type=int, default=6000, help='phantoms to train on')
     ap.add_argument('--size', type=int, default=64, help='pixels of a side')
-    ap.add_argument('--steps', type=int, nargs=2, default=(2800, 4400), help='of both parts together, and of the decoder alone')
+    ap.add_argument('--steps', type=int, nargs=2, default=(2800, 10000), help='of both parts together, and of the decoder alone')
     ap.add_argument('--minutes', type=float, help='instead of steps: half for both parts, half for the decoder alone')
     ap.add_argument('--seed', type=int, default=0)
     a = ap.parse_args(argv)

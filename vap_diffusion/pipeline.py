@@ -358,7 +358,7 @@ def main(argv=None):
     ap.add_argument('--out', type=Path, required=True, help='folder for the pipeline and its card')
     ap.add_argument('--work', type=Path, default=Path('runs/course'), help='working folder')
     ap.add_argument('--n', type=int, default=6000, help='phantoms of dermoscopy')
-    ap.add_argument('--steps', type=int, default=14000, help='of training: the same weights again on the same machine')
+    ap.add_argument('--steps', type=int, default=12000, help='of training: the same weights again on the same machine')
     ap.add_argument('--seed', type=int, default=0)
     a = ap.parse_args(argv)
     start = time.time()

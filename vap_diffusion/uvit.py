@@ -130,6 +130,7 @@ class UViT(ModelMixin, ConfigMixin):
         self.final_layer = nn.Conv2d(in_channels, in_channels, 3, padding=1)
         self.apply(self._init)
         for p, std in (self.pos_time_class, 0.02), (self.pos_text, 0.02), (self.pos_image, 0.5): nn.init.trunc_normal_(p, std=std) # 0.5: as large as what an image patch brings
+        nn.init.trunc_normal_(self.text_embed.weight, std=text_dim**-0.5) # a state of unit variance becomes a token of unit variance, as loud as a patch
         for block in self.out_blocks: block.skip_linear.weight.data.copy_(torch.eye(embed_dim, 2*embed_dim)) # starts by passing the tokens on; what the skips are good for is learned
         nn.init.dirac_(self.final_layer.weight) # starts as the identity: a random kernel would cost a short training its first 200 steps
         nn.init.zeros_(self.final_layer.bias)
