@@ -6,8 +6,8 @@
 __all__ = ['PRESETS', 'SCHEDULES', 'REPORT', 'load_preset', 'write_json', 'adapted_autoencoder', 'differences',
            'channel_statistics', 'per_channel', 'encode_texts', 'mirrored', 'encode', 'Features', 'load_features',
            'make_model', 'draw_batch', 'batches', 'lr_at', 'choose', 'target_of', 'weight_of', 'digest', 'checkpoints',
-           'save_checkpoint', 'load_checkpoint', 'signals_noted', 'log_lines', 'Log', 'draw_run', 'write_report',
-           'start_run', 'memory_gb', 'diverged', 'train', 'train_together', 'main']
+           'save_checkpoint', 'load_checkpoint', 'signals_noted', 'log_lines', 'Log', 'figures_of', 'draw_run',
+           'write_report', 'start_run', 'memory_gb', 'diverged', 'train', 'train_together', 'main']
 
 # %% ../nbs/11_training.ipynb #11a00003
 import base64, contextlib, hashlib, html, io, json, math, os, re, shutil, signal, subprocess, sys, time, warnings, _thread
@@ -365,17 +365,23 @@ class Log:
 
 
 # %% ../nbs/11_training.ipynb #11e00002
+def figures_of(seen) -> list[str]:
+    "The names of the figures in watch.jsonl, as a table: no floors, nothing that says how they were made."
+    return [k for k in seen if k not in ('step', 'n', 'seconds') and not k.endswith('_floor') and pd.api.types.is_numeric_dtype(seen[k])]
+
 def draw_run(folder, file):
-    "What a run logged, over its steps: loss, rate, gradient norm, speed, memory, waiting; and FID and KID where somebody looked."
+    "What a run logged, over its steps: loss, rate, gradient norm, speed, memory, waiting; and the figures of each look."
     from matplotlib.figure import Figure
     log, seen = pd.DataFrame(log_lines(folder/'log.jsonl')), pd.DataFrame(log_lines(folder/'watch.jsonl'))
     panels = dict(loss='loss', recon_loss="prototypes' loss", lr='learning rate', grad_norm='gradient norm before clipping', images_per_second='images per second', memory_gb='memory, GB', data_share='share of time waiting for data')
-    panels = [(log, k, title) for k, title in panels.items() if k in log] + [(seen, k, f'{k.upper()}, validation split') for k in ('fid', 'kid') if k in seen]
+    panels = [(log, k, title) for k, title in panels.items() if k in log] + [(seen, k, f'{k.replace("_", " ")}, at a look') for k in figures_of(seen)]
     rows = max(1, -(-len(panels)//3))
     fig = Figure(figsize=(10, 2.1*rows), dpi=110, layout='constrained')
     for (data, k, title), ax in zip(panels, fig.subplots(rows, 3, squeeze=False).flat):
         ax.set_title(title, fontsize=9); ax.tick_params(labelsize=7); ax.spines[['top', 'right']].set_visible(False)
-        if data is seen: ax.plot(data.step, data[k], 'o-', label='generated'); ax.plot(data.step, data[f'{k}_floor'], 'k:', label='real (floor)'); ax.legend(fontsize=7, frameon=False)
+        if data is seen:
+            ax.plot(data.step, data[k], 'o-', label='generated')
+            if f'{k}_floor' in data: ax.plot(data.step, data[f'{k}_floor'], 'k:', label='real (floor)'); ax.legend(fontsize=7, frameon=False)
         elif k in ('loss', 'recon_loss', 'grad_norm'): ax.plot(data.step, data[k], alpha=.3); ax.plot(data.step, data[k].ewm(span=10).mean(), color='C0')
         else: ax.plot(data.step, data[k])
         if k in ('loss', 'recon_loss'): ax.set_yscale('log')
@@ -400,7 +406,7 @@ def write_report(
     draw_run(folder, buffer)
     url = lambda data: 'data:image/png;base64,' + base64.b64encode(data).decode()
     seen = log_lines(folder/'watch.jsonl')
-    keys = ('step', 'fid', 'fid_floor', 'kid', 'kid_floor', 'precision', 'recall', 'n', 'seconds')
+    keys = [k for k in (seen[-1] if seen else ()) if k not in ('picture', 'features', 'note')]
     table = lambda: '<table><tr>' + ''.join(f'<th>{k.replace("_", " ")}</th>' for k in keys) + '</tr>' + ''.join('<tr>' + ''.join(f'<td>{l.get(k, ""):.4g}</td>' if isinstance(l.get(k), float) else f'<td>{l.get(k, "")}</td>' for k in keys) + '</tr>' for l in seen) + '</table>'
     shown = [l for l in seen if (folder/l.get('picture', 'none')).is_file()]
     shown = [shown[i] for i in sorted({round(i) for i in np.linspace(len(shown) - 1, 0, min(most, len(shown)))})]
