@@ -736,7 +736,7 @@ class Watch:
     def __init__(
         self,
         out, # the working folder
-        n:int|None=None, # images to paint; None: 1000 on a GPU, else 200. At most the validation split
+        n:int|None=None, # images to paint; None: 1000 on a GPU, else 300. At most the validation split
         features='phantoms', # name or path for `load_features`
         num_inference_steps:int=12,
         guidance_scale:float=2.,
@@ -745,7 +745,7 @@ class Watch:
     ):
         self.table, self.features, self.steps, self.guidance_scale, self.per_class, self.seed, self.pipe = load_table(out), features, num_inference_steps, guidance_scale, per_class, seed, None
         val, train = (self.table[self.table.split == s] for s in ('val', 'train'))
-        n = min(n or (1000 if torch.cuda.is_available() else 200), len(val), len(train))
+        n = min(n or (1000 if torch.cuda.is_available() else 300), len(val), len(train))
         if n < 4: raise ValueError(f'{out} has {len(val)} validation and {len(train)} training images, too few to watch with: prepare it with a larger validation split, or do not watch')
         self.rows, self.others = (t.sample(n, random_state=seed) for t in (val, train))
         self.prompts = load_descriptions(out).set_index('file_name').t_mix[self.rows.file_name].tolist()

@@ -384,8 +384,7 @@ def draw_run(folder, file):
             if f'{k}_floor' in data: ax.plot(data.step, data[f'{k}_floor'], 'k:', label='real (floor)'); ax.legend(fontsize=7, frameon=False)
         elif k in ('loss', 'recon_loss', 'grad_norm'): ax.plot(data.step, data[k], alpha=.3); ax.plot(data.step, data[k].ewm(span=10).mean(), color='C0')
         else: ax.plot(data.step, data[k])
-        if k in ('loss', 'recon_loss'): ax.set_yscale('log')
-        else: ax.set_ylim(bottom=min(0, data[k].min()))
+        if k not in ('loss', 'recon_loss'): ax.set_ylim(min(0, data[k].min()), 1.1*max(data[k].max(), data.get(f'{k}_floor', data[k]).max()) or 1)
     for ax in fig.axes[len(panels):]: ax.set_axis_off()
     fig.supxlabel('step', fontsize=8); fig.savefig(file)
 
