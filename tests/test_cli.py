@@ -27,7 +27,7 @@ def work(tmp_path_factory):
     root = tmp_path_factory.mktemp('cli'); w = root/'w'
     vap('prepare', '--dataset', 'phantoms', '--root', root/'phantoms', '--out', w, '--n', 120)
     vap('describe', w); vap('encode', w)
-    vap('train', w, '--no-text', '--steps', 4); vap('train', w, '--steps', 4)
+    vap('train', w, '--no-text', '--steps', 4, '--no-watch'); vap('train', w, '--steps', 4)
     return w
 
 # --- starting up -----------------------------------------------------------------------------------------------------
@@ -65,7 +65,8 @@ def test_stages_leave_what_they_promise(work):
     assert (work/'table.parquet').exists() and (work/'features'/'moments.safetensors').exists()
     lines = [json.loads(l) for l in (work/'descriptions.jsonl').read_text().splitlines()]
     assert len(lines) == 120 and {'file_name', 'label', 't1', 't2', 't_mix', 'model', 'prompt_version'} <= set(lines[0])
-    for name in ('vap', 'class'): assert (work/'models'/name/'pipeline'/'model_index.json').exists()
+    for name in ('vap', 'class'): assert (work/'models'/name/'pipeline'/'model_index.json').exists() and (work/'models'/name/'report.html').exists()
+    assert [p.name for p in sorted((work/'models'/'vap'/'watch').iterdir())] == [f'step-{i:06}.png' for i in (1, 2, 3, 4)] and not (work/'models'/'class'/'watch').exists()
 
 def test_stages_repeat_without_harm(work):
     before = (work/'descriptions.jsonl').read_bytes()
@@ -169,6 +170,7 @@ def test_unknown_names(work, tmp_path):
     message = fails('sample', model, '--out', tmp_path/'s', '--label', 'nevu')
     assert 'nevu' in message and 'nevus' in message
     assert 'cpu' in fails('train', work, '--preset', 'tpu', '--name', 'x', '--steps', 1)
+    assert 'choose one' in fails('train', work, '--watch', 2, '--no-watch', '--name', 'x', '--steps', 1)
     assert 'isic2018' in fails('prepare', '--dataset', 'isic1999', '--root', tmp_path, '--out', tmp_path/'w')
     assert 'nowhere' in fails('sample', tmp_path/'nowhere', '--out', tmp_path/'s')
     assert 'mllm' in fails('describe', work, '--mllm', 'wishful').lower()

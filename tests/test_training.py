@@ -37,6 +37,60 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(work, damage):
     (a, log_a), (b, log_b) = ending(whole), ending(run)
     assert all(torch.equal(a[k], b[k]) for k in a) and log_a == log_b
 
+def test_looks_cost_no_budget_and_leave_the_run_as_it_is(work):
+    "A watcher that takes its time, seeds and draws: same weights, same log, and its seconds are not the run's."
+    import time
+    from vap_diffusion.training import log_lines, train
+    seen = []
+    def watch(model, folder, step):
+        assert not model.training
+        seen.append((step, {k: v.clone() for k, v in model.state_dict().items()}))
+        torch.manual_seed(step); torch.rand(3); time.sleep(0.5); return dict(fid=float(step), fid_floor=1.)
+    state, start = torch.get_rng_state(), time.time()
+    watched, plain = train(work, steps=30, name='watched', watch=watch, watch_every=10, **SMALL), train(work, steps=30, name='whole', **SMALL)
+    (a, log_a), (b, log_b) = ending(watched), ending(plain)
+    assert all(torch.equal(a[k], b[k]) for k in a) and log_a == log_b and torch.equal(state, torch.get_rng_state())
+    assert [s for s, _ in seen] == [10, 20, 30] and all(torch.equal(seen[-1][1][k], a[k]) for k in a), 'the last look sees what is saved'
+    assert log_lines(watched/'watch.jsonl') == [dict(step=s, fid=float(s), fid_floor=1.) for s in (10, 20, 30)]
+    assert json.loads((watched/'train.json').read_text())['seconds'] < time.time() - start - 1.4
+
+def test_a_watcher_that_fails_is_named_once_and_the_training_goes_on(work):
+    from vap_diffusion.training import log_lines, train
+    def broken(model, folder, step): raise RuntimeError('no room\nleft')
+    with pytest.warns(UserWarning, match='step 7: watching failed .RuntimeError: no room left.; the training goes on unwatched') as said: run = train(work, steps=30, name='broken', watch=broken, **SMALL)
+    (a, _), (b, _) = ending(run), ending(train(work, steps=30, name='whole', **SMALL))
+    assert sum('watching' in str(w.message) for w in said) == 1 and all(torch.equal(a[k], b[k]) for k in a) and log_lines(run/'watch.jsonl') == []
+    with pytest.raises(ValueError, match='watch_every is 0'): train(work, steps=3, name='never', watch=broken, watch_every=0, **SMALL)
+
+def test_a_resumed_run_drops_the_looks_after_its_checkpoint(tmp_path):
+    from vap_diffusion.training import Log, log_lines
+    (tmp_path/'watch').mkdir()
+    for s in (10, 20): (tmp_path/'watch'/f'step-{s:06}.png').touch()
+    (tmp_path/'watch.jsonl').write_text('{"step": 10}\n{"step": 20}\n{"st')
+    Log(tmp_path, 19).close()
+    assert log_lines(tmp_path/'watch.jsonl') == [dict(step=10)] and [p.name for p in (tmp_path/'watch').iterdir()] == ['step-000010.png']
+
+@pytest.mark.parametrize('text', [True, False])
+def test_a_watched_run_leaves_pictures_figures_and_one_page(work, text):
+    from PIL import Image
+    from vap_diffusion.metrics import Watch
+    from vap_diffusion.training import log_lines, train
+    run = train(work, steps=4, name=f'looked-{text}', text=text, watch=Watch(work, n=6, num_inference_steps=2), watch_every=2, **SMALL)
+    looks = log_lines(run/'watch.jsonl')
+    assert [l['step'] for l in looks] == [2, 4] and all({'fid', 'fid_floor', 'kid', 'n', 'features', 'seconds', 'note'} <= set(l) for l in looks)
+    assert looks[0]['fid'] != looks[1]['fid'] and looks[0]['fid_floor'] == looks[1]['fid_floor']
+    assert all(Image.open(run/l['picture']).info['Synthetic'] == 'true' for l in looks)
+    page = (run/'report.html').read_text()
+    assert page.count('data:image/png;base64,') == 3 and 'http' not in page and 'src="watch' not in page and 'no patient' in page and looks[0]['features'] in page
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    board = EventAccumulator(str(run/'tensorboard')); board.Reload()
+    assert {'watch/fid', 'loss'} <= set(board.Tags()['scalars']) and board.Tags()['images'] == ['watch']
+
+def test_too_few_images_to_watch_with_are_named(tmp_path):
+    from vap_diffusion.metrics import Watch
+    few = folder_with_features(tmp_path, 20)
+    with pytest.raises(ValueError, match='has 2 validation and 16 training images, too few to watch'): Watch(few)
+
 def test_two_processes_take_the_steps_of_one(work):
     "gloo on the CPU, at equal global batch: same losses up to the order of sums."
     from vap_diffusion.training import train
@@ -87,6 +141,7 @@ def test_unknown_choices_are_refused(work, wrong):
 def test_divergence_names_step_checkpoint_and_cause(work):
     from vap_diffusion.training import train
     with pytest.raises(FloatingPointError, match=r'at step \d+ .*learning rate \(100\).*(step-\d+|no checkpoint yet)'): train(work, steps=200, name='wild', lr=100., warmup=1, save_every=0, **SMALL)
+    assert 'This run broke.' in (page := (work/'models'/'wild'/'report.html').read_text()) and 'learning rate (100)' in page
 
 def test_latents_that_are_not_finite_are_the_cause(tmp_path, work):
     import shutil

@@ -1,8 +1,8 @@
 """Kill a training at random moments, also while it writes a checkpoint, and compare the end with an undisturbed run.
 
 `python tests/train_kills.py` (50 kills; `--kills 5` for a taste). Prints how many kills fell where, and fails unless
-weights, averages, and every deterministic number of the log are the same, bit by bit."""
-import argparse, json, os, random, signal, subprocess, sys, tempfile, time
+weights, averages, and every deterministic number of the log are the same, bit by bit. `--out results/train_kills.json` keeps the outcome."""
+import argparse, json, os, random, shlex, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 
 TIMES = ('seconds', 'images_per_second', 'memory_gb', 'data_share')   # of the log: what a clock says
@@ -43,7 +43,7 @@ def disturb(work, steps, kills, seed=0):
     assert job(work, 'killed', steps).wait() == 0
     return torn
 
-def main(kills=50, root=None):
+def main(kills=50, root=None, out=None):
     import torch
     start, root = time.time(), Path(root or tempfile.mkdtemp())
     work, steps = folder_with_features(root), 60 + 8*kills
@@ -53,8 +53,13 @@ def main(kills=50, root=None):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), 'other weights'
     assert log_a == log_b, 'another log'
     print(f'{kills} kills, {torn} of them while a checkpoint was written: same weights, same {len(log_a)} lines of log, {time.time() - start:.0f} s')
+    if out: # only a run that passed gets here
+        from vap_diffusion.quickstart import machine
+        Path(out).write_text(json.dumps(dict(kills=kills, torn=torn, steps=steps, log_lines=len(log_a), seconds=round(time.time() - start), command=f'python {shlex.join(sys.argv)}', **machine()), indent=1) + '\n')
 
 if __name__ == '__main__':
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('--kills', type=int, default=50)
-    main(ap.parse_args().kills)
+    ap.add_argument('--out', help='a JSON file for the outcome')
+    a = ap.parse_args()
+    main(a.kills, out=a.out)

@@ -131,16 +131,25 @@ def train(
     weighting:Annotated[str, Option(help='of the steps of the schedule: none or min_snr')]='none',
     batch_size:Annotated[Optional[int], Option(help='of all processes together; by the preset when not given')]=None,
     accumulate:Annotated[int, Option(help='pieces in which a batch is worked off')]=1,
+    watch:Annotated[Optional[int], Option(help='steps between looks: pictures, and FID on the validation split; four looks in a run when not given')]=None,
+    no_watch:Annotated[bool, Option('--no-watch', help='do not look')]=False,
+    features:Annotated[str, Option(help='what judges at a look: phantoms, inception:FILE, timm:NAME or a folder')]='phantoms',
     seed:Seed=0,
 ):
-    "Features -> W/models/NAME/pipeline; goes on where it stopped. In many processes: accelerate launch -m vap_diffusion.cli train W ..."
+    "Features -> W/models/NAME/pipeline and report.html; goes on where it stopped. In many processes: accelerate launch -m vap_diffusion.cli train W ..."
     from accelerate import PartialState
-    from vap_diffusion import training
+    from vap_diffusion import metrics, training
+    from vap_diffusion.datasets import load_table
     from vap_diffusion.pipeline import build_pipeline
     if minutes is None and steps is None: minutes = training.load_preset(preset)['minutes']
     changes = {k: v for k, v in dict(prediction_type=prediction, batch_size=batch_size).items() if v is not None}
+    if watch and no_watch: raise ValueError('--watch and --no-watch: choose one')
+    if not no_watch and (watch or (load_table(out).split == 'val').sum() > 3): changes |= dict(watch=metrics.Watch(out, features=features), watch_every=watch)
     run = training.train(out, text, prototypes, minutes, steps, preset, name, seed, alpha, pcm=pcm, accumulate=accumulate, schedule=schedule, weighting=weighting, **changes)
-    if PartialState().is_main_process: build_pipeline(run); typer.echo(f'next: vap-diffusion sample {run/"pipeline"} --out samples')
+    if PartialState().is_main_process:
+        build_pipeline(run)
+        if (run/'report.html').exists(): typer.echo(f'{run/"report.html"} shows the training') # not of a run by an earlier version
+        typer.echo(f'next: vap-diffusion sample {run/"pipeline"} --out samples')
 
 # %% ../nbs/20_cli.ipynb #20a00054
 @app.command()

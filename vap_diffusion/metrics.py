@@ -8,7 +8,8 @@ __all__ = ['LADDER', 'RANGE', 'Given', 'inception_score', 'distances', 'squared_
            'phantom_images', 'Stage', 'FeatureNet', 'extract', 'random_damage', 'random_crops', 'instance_loss',
            'settle', 'fit_classifier', 'train_features', 'InceptionFeatures', 'load_features', 'features_name',
            'TimmFeatures', 'compare', 'draw_sets', 'half_splits', 'bootstrap', 'fid_infinity', 'evaluate',
-           'missing_modes', 'feature_ladder', 'agreement', 'adherence', 'table_images', 'write_card', 'main']
+           'missing_modes', 'feature_ladder', 'agreement', 'adherence', 'Watch', 'draw_classes', 'table_images',
+           'write_card', 'main']
 
 # %% ../nbs/13_metrics.ipynb #e5178656
 import argparse, hashlib, json, math, shlex, sys, time, warnings
@@ -29,7 +30,8 @@ from torchvision.io import decode_jpeg, encode_jpeg
 from tqdm.auto import tqdm
 from .datasets import load_images, load_table
 from .phantoms import CLASSES, MODALITIES, asset_path, make_phantom
-from .vaps import MeasuringDescriber, read_attributes
+from .vaps import MeasuringDescriber, load_descriptions, read_attributes
+from .pipeline import SYNTHETIC, assemble
 
 # %% ../nbs/13_metrics.ipynb #0c1393d9
 class Given(nn.Identity):
@@ -725,6 +727,92 @@ def adherence(
     if real is not None: columns['real'] = agreement(*measured(real, real_prompts, 'real'))
     means = {name: float(np.mean(list(column.values()))) for name, column in columns.items()}
     return dict(mean=means.pop('value'), **means, n=len(wanted), attributes={a: {c: v.get(a) for c, v in columns.items()} for a in columns['value']})
+
+# %% ../nbs/13_metrics.ipynb #13e00002
+class Watch:
+    """Looks at a training: `train(out, watch=Watch(out))`. Paints with fixed noise from the validation images' descriptions, keeps a picture, and compares with these images.
+
+    ValueError where there are fewer than 4 validation or training images."""
+    def __init__(
+        self,
+        out, # the working folder
+        n:int|None=None, # images to paint; None: 1000 on a GPU, else 300. At most the validation split
+        features='phantoms', # name or path for `load_features`
+        num_inference_steps:int=12,
+        guidance_scale:float=2.,
+        per_class:int=6, # in the picture
+        seed:int=0,
+    ):
+        self.table, self.features, self.steps, self.guidance_scale, self.per_class, self.seed, self.pipe = load_table(out), features, num_inference_steps, guidance_scale, per_class, seed, None
+        val, train = (self.table[self.table.split == s] for s in ('val', 'train'))
+        n = min(n or (1000 if torch.cuda.is_available() else 300), len(val), len(train))
+        if n < 4: raise ValueError(f'{out} has {len(val)} validation and {len(train)} training images, too few to watch with: prepare it with a larger validation split, or do not watch')
+        self.rows, self.others = (t.sample(n, random_state=seed) for t in (val, train))
+        self.prompts = load_descriptions(out).set_index('file_name').t_mix[self.rows.file_name].tolist()
+
+    def begin(self, model, folder):
+        "Once for each run: the pipeline around the model, features of real images, the floor."
+        self.pipe = assemble(folder, model).to(model.device)
+        self.pipe.set_progress_bar_config(disable=True)
+        if not self.pipe.config.uses_text: self.prompts = ['']*len(self.rows)
+        size = json.loads((Path(folder).parent.parent/'features'/'features.json').read_text())['size']
+        self.net = load_features(self.features).to(model.device)
+        self.real, other = (extract(self.net, as_bytes(load_images(t, self.table.attrs['root'], size, progress=False)))
+                            for t in (self.rows, self.others))
+        self.floor = {f'{k}_floor': v for k, v in self.figures(other).items()}
+
+    def figures(self, features) -> dict:
+        "The figures of a set against the validation images."
+        found = compare(self.real, features, seed=self.seed)
+        return {k: found[k] for k in ('fid', 'kid', 'precision', 'recall')}
+
+    def paint(self, batch_size:int=64) -> np.ndarray: # n H W 3 uint8
+        "The same noise for the same place, at each look."
+        noise = [torch.Generator().manual_seed(self.seed*1_000_003 + i) for i in range(len(self.rows))]
+        labels, prompts, images = self.rows.label.tolist(), self.prompts if self.pipe.config.uses_text else None, []
+        for i in range(0, len(labels), batch_size):
+            part = slice(i, i + batch_size)
+            images.append(self.pipe(labels[part], prompts and prompts[part], self.steps, self.guidance_scale, generator=noise[part], output_type='np').images)
+        return np.concatenate(images)
+
+    def __call__(self, model, folder, step) -> dict: # figures and floors, n, features, picture, seconds, note
+        "One look."
+        start = time.time()
+        if self.pipe is None or self.pipe.uvit is not model: self.begin(model, folder)
+        images, picture = self.paint(), Path('watch')/f'step-{step:06}.png'
+        (Path(folder)/'watch').mkdir(exist_ok=True)
+        draw_classes(images, self.rows.label.tolist(), self.prompts, Path(folder)/picture, self.per_class, f'{Path(folder).name}, step {step}: synthetic images')
+        of, n = features_name(self.net), len(self.rows)
+        note = (f'{n} images painted from the descriptions of {n} validation images ({self.steps} steps, guidance {self.guidance_scale:g}), compared with these; floor: {n} training images in their place. Features {of}'
+                + (f", trained on phantoms and not shown fit for {self.table.attrs['dataset']}" if self.features == 'phantoms' and self.table.attrs['dataset'] != 'phantoms' else '')
+                + (f'; N is not above their number, {self.net.num_features}, so FID is mostly bias' if n <= self.net.num_features else '') + '. For the trend of this run, not for a table.')
+        return self.figures(extract(self.net, as_bytes(images))) | self.floor | dict(n=n, features=of, picture=picture.as_posix(), seconds=round(time.time() - start, 1), note=note)
+
+def draw_classes(
+    images:np.ndarray, # N H W 3 uint8
+    labels:list[str], # N
+    prompts:list[str], # N; '' where the class alone decided
+    path, # of the PNG; its metadata say that it is synthetic
+    per_class:int=6, # the first of each class
+    title:str='',
+):
+    """A picture: a row for each class, the prompts below, numbered."""
+    from matplotlib.figure import Figure
+    rows = {label: [i for i, l in enumerate(labels) if l == label][:per_class] for label in sorted(set(labels))}
+    lines = [f'{label} {j + 1}: {prompts[i]}' for label, at in rows.items() for j, i in enumerate(at) if prompts[i]]
+    top, foot = 0.95*len(rows) + 0.35, 0.16*len(lines) + 0.1
+    fig = Figure(figsize=(9, top + foot), dpi=110)
+    fig.text(0.01, 1 - 0.17/(top + foot), title, fontsize=9, va='center')
+    for r, (label, at) in enumerate(rows.items()):
+        y = 1 - (0.35 + 0.95*(r + 1))/(top + foot)
+        fig.text(0.01, y + 0.46/(top + foot), label, fontsize=8, va='center')
+        for j, i in enumerate(at):
+            ax = fig.add_axes([(1.3 + 0.95*j)/9, y, 0.92/9, 0.92/(top + foot)]); ax.imshow(images[i], interpolation='lanczos'); ax.set_axis_off()
+            if prompts[i]: ax.text(0.04, 0.94, str(j + 1), transform=ax.transAxes, fontsize=6, color='white', va='top', bbox=dict(facecolor='black', alpha=0.6, pad=0.8, lw=0))
+    for k, line in enumerate(lines): fig.text(0.01, (foot - 0.1 - 0.16*k)/(top + foot), line, fontsize=6.5, va='center')
+    part = Path(path).with_suffix('.part')
+    fig.savefig(part, format='png', metadata=dict(Description=SYNTHETIC, Synthetic='true'))
+    part.replace(path)
 
 # %% ../nbs/13_metrics.ipynb #e0e0c915
 def table_images(out:str, size:int, seed:int) -> tuple[Tensor, list[str], dict]:

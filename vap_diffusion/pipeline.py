@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SYNTHETIC', 'PROMPT_KINDS', 'KNOWN_TERMS', 'CARD', 'decode_standard', 'VAPDiffusionOutput', 'VAPDiffusionPipeline',
-           'load_pipeline', 'build_pipeline', 'write_image', 'plan_labels', 'split_rows', 'bank_of', 'plan', 'sample',
-           'guide_of', 'claim_folder', 'load_samples', 'main', 'data_facts', 'run_facts', 'licence', 'figure_section',
-           'add_figures', 'read_figures', 'card', 'push', 'refusal']
+           'load_pipeline', 'assemble', 'build_pipeline', 'write_image', 'plan_labels', 'split_rows', 'bank_of', 'plan',
+           'sample', 'guide_of', 'claim_folder', 'load_samples', 'main', 'data_facts', 'run_facts', 'licence',
+           'figure_section', 'add_figures', 'read_figures', 'card', 'push', 'refusal']
 
 # %% ../nbs/12_pipeline.ipynb #12a00003
 import argparse, difflib, hashlib, json, os, shlex, shutil, sys, tempfile, time, warnings
@@ -197,20 +197,29 @@ def load_pipeline(
     return pipe.to('cuda' if torch.cuda.is_available() else 'cpu')
 
 # %% ../nbs/12_pipeline.ipynb #12a00007
-def build_pipeline(
-    run,                       # a folder that `train` filled: out/models/NAME
-) -> VAPDiffusionPipeline:     # saved in run/pipeline
-    "Put the trained model, the parts that it was trained with and the prompt bank together, and save them in run/pipeline."
+def assemble(
+    run,                       # a folder of `train`, finished or not: out/models/NAME
+    uvit:UViT,                 # its network
+) -> VAPDiffusionPipeline:
+    "A network with the parts that it is trained with: autoencoder with measured latent statistics, text encoder, scheduler."
     run, out = Path(run), Path(run).parent.parent
-    if (run/'pipeline'/'model_index.json').exists(): return load_pipeline(run/'pipeline')
     settings = json.loads((run/'train.json').read_text())['settings']
     record, table = json.loads((out/'features'/'features.json').read_text()), load_table(out)
     vae = load_autoencoder(out/'autoencoder' if record['adapt_minutes'] else record['autoencoder'])
     vae.register_to_config(latents_mean=record['latents_mean'], latents_std=record['latents_std'])  # measured on these training images
-    pipe = VAPDiffusionPipeline(vae, (PCM[settings.get('pcm') or 'paper'] if settings['prototypes'] else UViT).from_pretrained(run/'model').eval(), load_text_encoder(record['text_encoder']),
-                                DPMSolverMultistepScheduler(**SCHEDULES[settings['preset']['schedule']], algorithm_type='dpmsolver++', solver_order=2, prediction_type=settings['preset']['prediction_type']), record['classes'],
-                                settings['text'], table.modality.mode()[0], fingerprint(vae), settings['text_fingerprint'], f'{table.attrs["dataset"]}-{run.name}')
-    pipe.prompt_bank = PromptBank.from_descriptions(out)
+    scheduler = DPMSolverMultistepScheduler(**SCHEDULES[settings['preset']['schedule']], algorithm_type='dpmsolver++', solver_order=2, prediction_type=settings['preset']['prediction_type'])
+    return VAPDiffusionPipeline(vae, uvit, load_text_encoder(record['text_encoder']), scheduler, record['classes'], settings['text'], table.modality.mode()[0],
+                                fingerprint(vae), settings['text_fingerprint'], f'{table.attrs["dataset"]}-{run.name}')
+
+def build_pipeline(
+    run,                       # a folder that `train` filled: out/models/NAME
+) -> VAPDiffusionPipeline:     # saved in run/pipeline
+    "Put the trained model, the parts that it was trained with and the prompt bank together, and save them in run/pipeline."
+    run = Path(run)
+    if (run/'pipeline'/'model_index.json').exists(): return load_pipeline(run/'pipeline')
+    settings = json.loads((run/'train.json').read_text())['settings']
+    pipe = assemble(run, (PCM[settings.get('pcm') or 'paper'] if settings['prototypes'] else UViT).from_pretrained(run/'model').eval())
+    pipe.prompt_bank = PromptBank.from_descriptions(run.parent.parent)
     pipe.card = card(pipe, run_facts(run))
     part = run/'pipeline.part'
     shutil.rmtree(part, ignore_errors=True)
