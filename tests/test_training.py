@@ -57,7 +57,7 @@ def test_looks_cost_no_budget_and_leave_the_run_as_it_is(work):
 def test_a_watcher_that_fails_is_named_once_and_the_training_goes_on(work):
     from vap_diffusion.training import log_lines, train
     def broken(model, folder, step): raise RuntimeError('no room\nleft')
-    with pytest.warns(UserWarning, match='step 7: watching failed .RuntimeError: no room left.; the training goes on unwatched') as said: run = train(work, steps=30, name='broken', watch=broken, **SMALL)
+    with pytest.warns(UserWarning, match='step 8: watching failed .RuntimeError: no room left.; the training goes on unwatched') as said: run = train(work, steps=30, name='broken', watch=broken, **SMALL)
     (a, _), (b, _) = ending(run), ending(train(work, steps=30, name='whole', **SMALL))
     assert sum('watching' in str(w.message) for w in said) == 1 and all(torch.equal(a[k], b[k]) for k in a) and log_lines(run/'watch.jsonl') == []
     with pytest.raises(ValueError, match='watch_every is 0'): train(work, steps=3, name='never', watch=broken, watch_every=0, **SMALL)
