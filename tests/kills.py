@@ -31,9 +31,9 @@ def hash_of(image):
 
 def describe(work, engine, asked):
     "What one process does."
-    from vap_diffusion.vaps import describe_table
+    from vap_diffusion.vaps import write_descriptions
     log = os.open(asked, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    describe_table(work, Steady(.02, 8, log=log) if engine == 'threads' else None, progress=False)
+    write_descriptions(work, Steady(.02, 8, log=log) if engine == 'threads' else None, progress=False)
 
 def start(work, engine, asked):
     return subprocess.Popen([sys.executable, '-W', 'ignore', __file__, '--describe', str(work), '--engine', engine, '--asked', str(asked)], env=os.environ | dict(OMP_NUM_THREADS='1'))

@@ -3,8 +3,9 @@
 - throughput: requests per second of `describe_table` against the same requests sent by as many threads through the same client
   without it, in turn, on a stand-in HTTP server that takes a fixed time for an answer (median of the runs); `ceiling` is what such
   a server can answer at most, whatever the client;
-- memory: resident size at the end of 1,000 and of 100,000 images, each in a process of its own."""
-import argparse, json, os, statistics, subprocess, sys, tempfile, threading, time
+- memory: resident size when `vap-diffusion describe` begins, and its peak, for 1,000 and for 100,000 images, each in a process of its
+  own; `table_mb` is what the table alone takes once it is loaded. `--memory` measures this part again, and keeps the other."""
+import argparse, contextlib, json, os, statistics, subprocess, sys, tempfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -66,18 +67,23 @@ def throughput(size, wait, concurrency, n, runs):
     return statistics.median(ours), statistics.median(bare)
 
 def resident(n):
-    "Megabytes while n images are described by an instant model, at their highest; what drawing the folder took is not counted."
+    "Megabytes while the verb `describe` describes n images by an instant model, at their highest; the folder is drawn in another process."
     from bench_metrics import resident as memory_of
-    from vap_diffusion.vaps import describe_table
+    from vap_diffusion import cli, vaps
+    from vap_diffusion.datasets import load_table
     class Instant:
         name, concurrency = 'instant', 8
         def chat(self, messages): return f'A round brown lesion with a soft border, seen in {len(messages)} turns, on pale skin.'
     with tempfile.TemporaryDirectory() as root:
-        w = folder_of(Path(root), n)
+        subprocess.run([sys.executable, __file__, '--draw', str(n), '--folder', root], check=True); w = Path(root)/'w'
+        vaps.make_mllm = lambda *a, **how: Instant()
         before = memory_of('VmRSS'); Path('/proc/self/clear_refs').write_text('5')            # the peak starts here
-        start = time.time(); words = describe_table(w, Instant(), progress=False); seconds = time.time() - start
-        assert len(words) == n and words.file_name.nunique() == n
-    return dict(images=n, before_mb=round(before/2**20), peak_mb=round(memory_of('VmHWM')/2**20), images_per_second=round(n/seconds))
+        start = time.time()
+        with contextlib.redirect_stdout(sys.stderr): cli.app(['describe', str(w)], standalone_mode=False)
+        seconds, peak = time.time() - start, memory_of('VmHWM')
+        assert vaps.count_descriptions(w)[0] == n
+        table = load_table(w).memory_usage(deep=True).sum()
+    return dict(images=n, before_mb=round(before/2**20), peak_mb=round(peak/2**20), table_mb=round(table/2**20), images_per_second=round(n/seconds))
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,18 +92,24 @@ def main():
     ap.add_argument('--runs', type=int, default=3)
     ap.add_argument('--out', type=Path, default=Path('results/scale.json'))
     ap.add_argument('--serve', type=float, help=argparse.SUPPRESS); ap.add_argument('--port-file', help=argparse.SUPPRESS); ap.add_argument('--resident', type=int, help=argparse.SUPPRESS)
+    ap.add_argument('--draw', type=int, help=argparse.SUPPRESS); ap.add_argument('--folder', help=argparse.SUPPRESS)
+    ap.add_argument('--memory', action='store_true', help='only the memory; the throughput stays as it was recorded')
     a = ap.parse_args()
     if a.serve is not None: return serve(a.serve, a.port_file)
+    if a.draw: return print(folder_of(Path(a.folder), a.draw), file=sys.stderr)
     if a.resident: return print(json.dumps(resident(a.resident)))
     from vap_diffusion.quickstart import machine
     start, found = time.time(), dict(throughput=[], memory=[])
-    for size in (64, 512):
+    if a.memory:
+        old = json.loads(a.out.read_text()); made = old.get('throughput_made') or {k: old[k] for k in ('command', 'seconds', 'device', 'commit', 'versions')}
+        found |= dict(throughput=old['throughput'], throughput_made=made)
+    for size in () if a.memory else (64, 512):
         ours, direct = throughput(size, .1, 8, a.images, a.runs)
         found['throughput'].append(dict(pixels=size, seconds_per_answer=.1, concurrency=8, images=a.images, runs=a.runs, ours=round(ours, 1), direct=round(direct, 1), ceiling=8/.1, ratio=round(ours/direct, 3)))
         print(found['throughput'][-1], flush=True)
     for n in (1000, a.many):
         found['memory'].append(json.loads(subprocess.run([sys.executable, __file__, '--resident', str(n)], capture_output=True, text=True, check=True).stdout))
         print(found['memory'][-1], flush=True)
-    a.out.write_text(json.dumps(found | dict(command='python tests/scale.py', seconds=round(time.time() - start), **machine()), indent=1) + '\n')
+    a.out.write_text(json.dumps(found | dict(command='python tests/scale.py' + ' --memory'*a.memory, seconds=round(time.time() - start), **machine()), indent=1) + '\n')
 
 if __name__ == '__main__': main()

@@ -174,6 +174,7 @@ def test_unknown_names(work, tmp_path):
     assert 'isic2018' in fails('prepare', '--dataset', 'isic1999', '--root', tmp_path, '--out', tmp_path/'w')
     assert 'nowhere' in fails('sample', tmp_path/'nowhere', '--out', tmp_path/'s')
     assert 'mllm' in fails('describe', work, '--mllm', 'wishful').lower()
+    assert '--batch-size does not fit --mllm measure' in fails('describe', work, '--batch-size', 2)
 
 def test_zero_images(work, tmp_path): assert 'at least 1' in fails('sample', work/'models'/'vap'/'pipeline', '--out', tmp_path/'s', '--n', 0)
 

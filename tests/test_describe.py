@@ -5,7 +5,7 @@ import numpy as np, pytest
 from vap_diffusion.datasets import prepare
 from vap_diffusion.phantoms import write_phantoms
 from vap_diffusion.vaps import (PROMPTS, MeasuringDescriber, VisualAttributePrompter, add_prompts, describe_table, estimate, flaw,
-                                load_descriptions, load_prompts, merge_descriptions, questions, shorten, user)
+                                load_descriptions, load_prompts, merge_descriptions, questions, shorten, user, write_descriptions)
 from kills import Steady, check as kill_and_check
 
 class Scripted:
@@ -137,7 +137,7 @@ def test_question_2_is_asked_once_for_all_runs(work):
         model = Scripted(lambda step, seed: f'Answer {step}.'); describe_table(work, model, progress=False, **how)
         return sum(a[0] == 2 for a in model.asked)
     assert asked(shard=(1, 3)) == 3 and asked(shard=(2, 3)) == 0 and asked(shard=(3, 3)) == 0    # three modalities
-    assert len(merge_descriptions(work)) == 18
+    assert merge_descriptions(work) == 18
 
 def test_shards(work):
     describe_table(work, progress=False); whole = lines(work/'descriptions.jsonl'); (work/'descriptions.jsonl').unlink()
@@ -185,6 +185,28 @@ def test_estimate(work):
             self.usage = tuple(a + b for a, b in zip(self.usage, (1, 100, 10))); return super().chat(messages)
     assert estimate(work, Counted()) == dict(images=10, requests=20, tokens_in=2375, tokens_out=238)   # 8 asked: 19 requests, 3 of them Question 2
     assert len(load_descriptions(work)) == 8
+
+@pytest.mark.parametrize('batch_size', [None, 4])
+def test_memory_does_not_grow_with_the_table(work, batch_size):
+    "Texts and paths are not kept: ten times the images take less than 300 bytes more for each (a path alone takes 500, an answer with its questions more)."
+    import pandas as pd, tracemalloc
+    from vap_diffusion.datasets import load_table, write_table
+    class Instant:
+        name = 'instant'
+        def chat(self, messages): return f'A round brown lesion with a soft border, seen in {len(messages)} turns, on pale skin.'
+    class Batched(Instant):
+        def chat_many(self, chats): return [self.chat(c) for c in chats]
+    Batched.batch_size = batch_size
+    table = load_table(work)[['file_name', 'label', 'modality', 'split', 'group']]
+    def peak(n):
+        long = pd.concat([table.assign(file_name='./'*(k % 50) + './/'*(k//50) + table.file_name) for k in range(-(-n//len(table)))], ignore_index=True).head(n); long.attrs = table.attrs
+        write_table(long, work); (work/'descriptions.jsonl').unlink(missing_ok=True)
+        tracemalloc.start()
+        try: write_descriptions(work, Batched() if batch_size else Instant(), progress=False); return tracemalloc.get_traced_memory()[1]
+        finally: tracemalloc.stop()
+    peak(30)                                                                 # imports and caches
+    few, many = peak(300), peak(3000)
+    assert (many - few)/2700 < 300, f'{(many - few)/2700:.0f} bytes an image'
 
 def test_kills(tmp_path):
     "kill -9 at random moments; `python tests/kills.py` does it a hundred times for each engine."

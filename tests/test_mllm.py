@@ -1,4 +1,4 @@
-"""Real back ends: tiny models of two families through transformers, `transformers serve`, and a server that fails in every way."""
+"""Real back ends: tiny models of three families through transformers, `transformers serve`, and a server that fails in every way."""
 import json, os, shutil, subprocess, sys, time
 import numpy as np, pytest
 import tiny
@@ -8,7 +8,7 @@ from vap_diffusion.vaps import OpenAIMLLM, TransformersMLLM, VisualAttributeProm
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((64, 64), (40, 90), (120, 50))]
 
-@pytest.fixture(scope='session', params=[tiny.qwen, tiny.smolvlm], ids=['qwen2.5-vl', 'smolvlm'])
+@pytest.fixture(scope='session', params=[tiny.qwen, tiny.smolvlm, tiny.llava_onevision], ids=['qwen2.5-vl', 'smolvlm', 'llava-onevision'])
 def model(request, tmp_path_factory): return TransformersMLLM(str(request.param(tmp_path_factory.mktemp('model'))), max_new_tokens=12, batch_size=3)
 
 def test_greedy_answers_do_not_depend_on_the_batch(model):
@@ -81,6 +81,19 @@ def test_a_table_is_described_in_batches(model, work):
         warnings.simplefilter('ignore')
         words = describe_table(work, model, progress=False, steps=(1, 3))
     assert len(words) == 18 and ((words.t_mix != '') ^ (words.failed != '')).all()
+
+def test_options_reach_the_back_end(tmp_path):
+    import torch
+    made = make_mllm(f'hf:{tiny.smolvlm(tmp_path)}', batch_size=3, dtype='bfloat16', device_map='cpu', max_tokens=7, timeout=None)
+    assert (made.batch_size, made.max_new_tokens, made.model.dtype, made.model.device.type) == (3, 7, torch.bfloat16, 'cpu')
+    made = make_mllm('openai:m@http://localhost:9/v1', timeout=300., concurrency=16, max_tokens=7)
+    assert (made.client.timeout, made.concurrency, made.max_tokens) == (300, 16, 7)
+    assert '--dtype float12' in message(ValueError, lambda: make_mllm(f'hf:{tmp_path}', dtype='float12'))
+
+@pytest.mark.parametrize('name, option', [('measure', dict(batch_size=2)), ('hf:x', dict(timeout=3.)), ('hf:x', dict(concurrency=3)), ('openai:m@http://localhost:9/v1', dict(device_map='auto')), ('openai:m@http://localhost:9/v1', dict(dtype='float16'))])
+def test_an_option_that_does_not_fit(name, option):
+    text = message(ValueError, lambda: make_mllm(name, **option))
+    assert name in text and '--' + next(iter(option)).replace('_', '-') in text and 'leave it out' in text
 
 # --- a server that fails ---------------------------------------------------------------------------------------------
 

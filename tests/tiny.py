@@ -1,7 +1,7 @@
-"""Image-text-to-text models of transformers with random weights, saved as every model on the hub is: two families, nothing downloaded."""
+"""Image-text-to-text models of transformers with random weights, saved as every model on the hub is: three families, nothing downloaded."""
 from pathlib import Path
 
-SPECIAL = ['<unk>', '<s>', '</s>', '<pad>', '<image>', '<|vision_start|>', '<|vision_end|>', '<|image_pad|>', '<|video_pad|>', '<fake_token_around_image>', '<global-img>', '<end_of_utterance>']
+SPECIAL = ['<unk>', '<s>', '</s>', '<pad>', '<image>', '<|vision_start|>', '<|vision_end|>', '<|image_pad|>', '<|video_pad|>', '<fake_token_around_image>', '<global-img>', '<end_of_utterance>', '<video>']
 CORPUS = ['You are an AI visual assistant observing a skin lesion image. Describe the information you observe from the image.', 'The lesion is round and brown, with a soft border.']
 
 def tokenizer(**kw):
@@ -46,4 +46,19 @@ def smolvlm(folder):
         vision_config=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8),
         text_config=dict(model_type='llama', vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, bos_token_id=1, eos_token_id=2, pad_token_id=3))
     Idefics3ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+def llava_onevision(folder):
+    "LLaVA-OneVision: an image as a whole and in as many crops as its shape asks for, so that images of one batch have different numbers of both."
+    import torch
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, LlavaOnevisionImageProcessor, LlavaOnevisionProcessor, LlavaOnevisionVideoProcessor
+    words, pinpoints = tokenizer(), [[32, 32], [32, 64], [64, 32], [64, 64]]
+    image, video = (words.convert_tokens_to_ids(t) for t in ('<image>', '<video>'))
+    LlavaOnevisionProcessor(LlavaOnevisionImageProcessor(size=dict(height=32, width=32), image_grid_pinpoints=pinpoints), words, LlavaOnevisionVideoProcessor(size=dict(height=32, width=32)),
+                            num_image_tokens=16, vision_feature_select_strategy='full', chat_template=template('<image>')).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlavaOnevisionConfig(image_token_index=image, video_token_index=video, image_grid_pinpoints=pinpoints, vision_feature_layer=-1, vision_feature_select_strategy='full',
+        vision_config=dict(model_type='siglip_vision_model', hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8, vision_use_head=False),
+        text_config=dict(model_type='qwen2', vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=1, eos_token_id=2, pad_token_id=3))
+    LlavaOnevisionForConditionalGeneration(config).save_pretrained(folder)
     return folder

@@ -63,7 +63,12 @@ def describe(
     steps:Annotated[str, Option(help='123: the whole strategy; 13: without thinking twice; 1: the first impression alone')]='123',
     temperature:Annotated[float, Option(help='of sampling; 0: the likeliest words')]=0,
     max_words:Annotated[int, Option(help='longer descriptions are cut at a sentence end')]=180,
-    concurrency:Annotated[Optional[int], Option(help='questions at once; by the model when not given')]=None,
+    max_tokens:Annotated[Optional[int], Option(help='of hf and openai: longest answer of the model (512)', min=1)]=None,
+    batch_size:Annotated[Optional[int], Option(help='of hf: images at once (8 on a GPU, 1 on a CPU)', min=1)]=None,
+    dtype:Annotated[Optional[str], Option(help='of hf: bfloat16, float16 or float32; as the weights were saved when not given')]=None,
+    device_map:Annotated[Optional[str], Option(help='of hf: auto spreads a large model over all graphics cards')]=None,
+    concurrency:Annotated[Optional[int], Option(help='of openai: questions at once (8)', min=1)]=None,
+    timeout:Annotated[Optional[float], Option(help='of openai: seconds for one answer (120)', min=1)]=None,
     shard:Annotated[str, Option(help='I/N: every N-th image from the I-th on, for N machines')]='1/1',
     merge:Annotated[bool, Option('--merge', help='put the shards together')]=False,
     retry:Annotated[bool, Option('--retry', help='ask again about images whose description failed')]=False,
@@ -76,27 +81,26 @@ def describe(
     from vap_diffusion.datasets import load_table
     load_table(out)
     if prompts: vaps.add_prompts(prompts)
-    if merge: words = vaps.merge_descriptions(out)
+    if merge: vaps.merge_descriptions(out)
     else:
         i, _, n = shard.partition('/')
         if not (i + n).isdecimal() or not n: raise ValueError(f'--shard {shard!r} is none: give I/N, such as 1/4')
         if not steps.isdecimal(): raise ValueError(f'--steps {steps!r} are none: give 123, 13 or 1')
         if verify not in (None, 'drop', 'repair'): raise ValueError(f'--verify {verify!r} is not known: give drop or repair')
-        how = dict(steps=tuple(map(int, steps)), temperature=temperature, seed=seed, max_words=max_words, concurrency=concurrency, shard=(int(i), int(n)), retry=retry)
-        model = vaps.make_mllm(mllm)
+        how = dict(steps=tuple(map(int, steps)), temperature=temperature, seed=seed, max_words=max_words, shard=(int(i), int(n)), retry=retry)
+        model = vaps.make_mllm(mllm, max_tokens=max_tokens, batch_size=batch_size, dtype=dtype, device_map=device_map, concurrency=concurrency, timeout=timeout)
         if mllm.startswith('openai:') and not yes and (left := vaps.estimate(out, model, **how)) and left['images']:
             typer.echo(f"{left['images']} images are left: about {left['requests']} requests, " + (f"{left['tokens_in']} tokens in, {left['tokens_out']} tokens out" if left['tokens_in'] else 'tokens not known: the server does not count them'))
             typer.confirm('go on?', abort=True)
-        words = vaps.describe_table(out, model, **how)
-        if words is None: return typer.echo(f'{vaps.shard_path(out, how["shard"])} is complete; after the last shard: vap-diffusion describe {out} --merge')
+        path = vaps.write_descriptions(out, model, **how)
+        if how['shard'] != (1, 1): return typer.echo(f'{path} is complete; after the last shard: vap-diffusion describe {out} --merge')
     if verify:
         from vap_diffusion.faithfulness import verify_table
         counts = verify_table(out, verify)
         typer.echo(f'{counts.wrong.sum()} of {counts.claims.sum()} claims contradict the image: {"dropped" if verify == "drop" else "repaired"}; the answers as they were stand in {out/"descriptions.jsonl"} as t_mix_original')
-        words = vaps.load_descriptions(out)
-    words = words[words.t_mix != '']
-    for label, rows in words.groupby('label'): typer.echo(f'{label}: {rows.t_mix.iloc[0]}')
-    typer.echo(f'{len(words)} descriptions; next: vap-diffusion encode {out}')
+    n, shown = vaps.count_descriptions(out)
+    for label, text in shown.items(): typer.echo(f'{label}: {text}')
+    typer.echo(f'{n} descriptions; next: vap-diffusion encode {out}')
 
 # %% ../nbs/20_cli.ipynb #20a00052
 @app.command()

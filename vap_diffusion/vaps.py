@@ -5,28 +5,29 @@
 # %% auto #0
 __all__ = ['PROMPTS', 'REFUSALS', 'FUNCTION_WORDS', 'STEPS', 'SIDE', 'X', 'Y', 'RADIUS', 'DISK', 'CONNECTED', 'SKIN', 'LESION',
            'SECOND', 'PAD', 'ANGLES', 'LINES', 'SIDES', 'OUT', 'ACROSS', 'LUNG', 'SPINE', 'HALF_WIDTHS', 'SCALES',
-           'WALLS', 'OUTLINES', 'ZONES', 'MUCOSA', 'SPLITS', 'IN_DOUBT', 'CLAUSES', 'FIELDS', 'PromptSet',
-           'load_prompts', 'add_prompts', 'prompts_of', 'questions', 'MLLM', 'user', 'assistant', 'flaw', 'shorten',
-           'VisualAttributePrompter', 'to_side', 'otsu', 'blur', 'dilate', 'erode', 'opened', 'closed', 'pick',
-           'to_lab', 'nearest', 'area_word', 'place_word', 'load_rules', 'scores', 'fit_rule', 'read_word', 'surface',
-           'unlike', 'dark_corners', 'long_dark_lines', 'without', 'average', 'one_region', 'background', 'refine',
-           'find_lesion', 'wave', 'outline_features', 'border_features', 'dark_lines', 'hair_features', 'curvatures',
-           'moments', 'texture_features', 'skin_and_light', 'two_groups', 'main_colour', 'even_colours',
+           'WALLS', 'OUTLINES', 'ZONES', 'MUCOSA', 'SPLITS', 'IN_DOUBT', 'CLAUSES', 'MLLM_OPTIONS', 'FIELDS',
+           'PromptSet', 'load_prompts', 'add_prompts', 'prompts_of', 'questions', 'MLLM', 'user', 'assistant', 'flaw',
+           'shorten', 'VisualAttributePrompter', 'to_side', 'otsu', 'blur', 'dilate', 'erode', 'opened', 'closed',
+           'pick', 'to_lab', 'nearest', 'area_word', 'place_word', 'load_rules', 'scores', 'fit_rule', 'read_word',
+           'surface', 'unlike', 'dark_corners', 'long_dark_lines', 'without', 'average', 'one_region', 'background',
+           'refine', 'find_lesion', 'wave', 'outline_features', 'border_features', 'dark_lines', 'hair_features',
+           'curvatures', 'moments', 'texture_features', 'skin_and_light', 'two_groups', 'main_colour', 'even_colours',
            'colour_features', 'dermoscopy_features', 'measure_dermoscopy', 'flat', 'heart_radius', 'find_trunk',
            'to_frame', 'find_lungs', 'heart_features', 'largest', 'main_side', 'likeness_to_disc', 'lung_features',
            'opacity_features', 'streak_features', 'chest_features', 'measure_chest_xray', 'redness', 'median5',
            'find_polyp', 'vessel_features', 'wall_features', 'likely_place', 'lesion_words', 'lesion_features',
            'colonoscopy_features', 'measure_colonoscopy', 'MeasuringDescriber', 'vary', 'fit_rules', 'main',
            'read_attributes', 'as_pil', 'with_pil', 'TransformersMLLM', 'with_url', 'OpenAIMLLM', 'words_of',
-           'make_mllm', 'read_lines', 'load_descriptions', 'setting_of', 'check_origin', 'centre_square',
-           'describe_files', 'in_processes', 'in_threads', 'answers', 'second_answers', 'shard_path', 'describe_table',
-           'write_answers', 'merge_descriptions', 'estimate']
+           'make_mllm', 'read_lines', 'load_descriptions', 'count_descriptions', 'setting_of', 'check_origin',
+           'centre_square', 'describe_files', 'in_processes', 'in_threads', 'answers', 'second_answers', 'shard_path',
+           'write_descriptions', 'describe_table', 'write_answers', 'merge_descriptions', 'estimate']
 
 # %% ../nbs/05_vaps.ipynb #622ca8da
 import base64, ctypes, inspect, io, json, os, re, signal, sys, time, tomllib, warnings
+from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from threading import Lock
 from multiprocessing import get_context
 from pathlib import Path
@@ -1119,7 +1120,7 @@ class TransformersMLLM:
                 with self.lock: answers += self.batch(now, temperature, seed or 0)
                 continue
             except torch.OutOfMemoryError: torch.cuda.empty_cache()
-            if len(now) == 1: raise MemoryError(f'one chat with {self.name} does not fit into the memory of {self.model.device}: choose a smaller model, or spread it with TransformersMLLM(..., device_map="auto")')
+            if len(now) == 1: raise MemoryError(f'one chat with {self.name} does not fit into the memory of {self.model.device}: choose a smaller model, or spread it with --device-map auto')
             self.batch_size = len(now)//2
         return answers
 
@@ -1202,13 +1203,23 @@ def words_of(answer) -> str|None:
     return '' if getattr(choice, 'finish_reason', None) in ('content_filter', 'length') else None
 
 # %% ../nbs/05_vaps.ipynb #0a6fb4ea
+MLLM_OPTIONS = {'measure': (), 'hf': ('batch_size', 'max_tokens', 'dtype', 'device_map'), 'openai': ('concurrency', 'max_tokens', 'timeout')} # what each back end can be told
+
 def make_mllm(
     name:str='measure',    # measure, hf:NAME_OR_PATH or openai:MODEL@URL
+    **options,             # of `MLLM_OPTIONS`; None: as the model says
 ) -> MLLM:
-    "The model that a word of the command line stands for; `ValueError` for any other word."
+    "The model that a word of the command line stands for; `ValueError` for any other word, or an option that does not fit it."
+    kind, options = name.partition(':')[0], {k: v for k, v in options.items() if v is not None}
+    dashed = lambda ks: ', '.join('--' + k.replace('_', '-') for k in ks)
+    if wrong := [k for k in options if k not in MLLM_OPTIONS.get(kind, options)]:
+        raise ValueError(f'{dashed(wrong)} does not fit --mllm {name}: leave it out ({kind} takes {dashed(MLLM_OPTIONS[kind]) or "no option"})')
     if name == 'measure': return MeasuringDescriber()
-    if name.startswith('hf:') and name[3:]: return TransformersMLLM(name[3:])
-    if m := re.fullmatch(r'openai:(.+?)@(https?://.+)', name): return OpenAIMLLM(m[1], m[2])
+    if kind == 'hf' and name[3:]:
+        import torch
+        if not isinstance(getattr(torch, (dtype := options.get('dtype', 'auto')), None), torch.dtype) and dtype != 'auto': raise ValueError(f'--dtype {dtype} is not known: give auto, bfloat16, float16 or float32')
+        return TransformersMLLM(name[3:], **{dict(max_tokens='max_new_tokens').get(k, k): v for k, v in options.items()})
+    if m := re.fullmatch(r'openai:(.+?)@(https?://.+)', name): return OpenAIMLLM(m[1], m[2], **options)
     raise ValueError(f'--mllm {name!r} is not known: choose measure, hf:NAME_OR_PATH or openai:MODEL@URL (such as openai:llava@http://localhost:8000/v1)')
 
 # %% ../nbs/05_vaps.ipynb #182e4331
@@ -1229,7 +1240,7 @@ def read_lines(path):
 def load_descriptions(
     out,                   # the working folder
 ) -> pd.DataFrame:         # columns `FIELDS`, `failed` and `shortened` ('' where all is well); of several lines about an image the last
-    "The descriptions that `describe_table` left. A failed one has an empty t_mix."
+    "The descriptions that `write_descriptions` left. A failed one has an empty t_mix."
     path = Path(out)/'descriptions.jsonl'
     if not path.exists():
         shards = sorted(Path(out).glob('descriptions.*-of-*.jsonl'))
@@ -1238,6 +1249,16 @@ def load_descriptions(
     same, columns, kept = {}, (*FIELDS, 'failed', 'shortened'), {}            # t2 and others are the same string on all lines: keep one
     for row, _ in read_lines(path): kept[row['file_name']] = tuple(same.setdefault(v, v) if k in ('t2', 'model', 'label', 'prompt_version') else v for k in columns for v in [row.get(k, '')])
     return pd.DataFrame(list(kept.values()), columns=columns)
+
+def count_descriptions(
+    out,                   # the working folder
+) -> tuple[int, dict[str, str]]: # how many images have words, and for each class one description
+    "What is in descriptions.jsonl, without holding its texts."
+    good, shown = set(), {}
+    for row, _ in read_lines(Path(out)/'descriptions.jsonl'):
+        (good.add if row['t_mix'] else good.discard)(row['file_name'])
+        if row['t_mix']: shown.setdefault(row['label'], row['t_mix'])
+    return len(good), dict(sorted(shown.items()))
 
 # %% ../nbs/05_vaps.ipynb #d7fac4df
 def setting_of(steps, temperature, seed) -> str:
@@ -1276,19 +1297,24 @@ def _start_worker(modalities, steps, t2):
     global _prompters
     _prompters = {m: VisualAttributePrompter(MeasuringDescriber(), m, steps, t2=t2.get(m)) for m in modalities}
 
-def _in_worker(path, modality): return describe_files(_prompters, [path], modality)[0]
+def _in_worker(job): return [describe_files(_prompters, [path], modality)[0] for path, modality in job]
 
-def in_processes(paths, modalities, steps, t2):
-    "Measure on all cores; answers in order."
-    cores = len(os.sched_getaffinity(0))
+def in_processes(images, steps, t2):
+    "Measure (path, modality) of each image on all cores; answers in order. Eight jobs of 16 images a core are under way, however many there are."
+    cores, images = min(len(os.sched_getaffinity(0)), 16), iter(images)
+    jobs = iter(lambda: list(islice(images, 16)), [])
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)                  # forking beside threads: the workers use numpy only
-        pool = ProcessPoolExecutor(min(cores, 16), get_context('fork'), _start_worker, (set(modalities), steps, t2))
+        pool = ProcessPoolExecutor(cores, get_context('fork'), _start_worker, (list(t2), steps, t2))
         try:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})         # no Ctrl-C between two forks
-            try: results = pool.map(_in_worker, paths, modalities, chunksize=16)
+            try: waiting = deque(pool.submit(_in_worker, job) for job in islice(jobs, 8*cores))
             finally: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            yield from enumerate(results)
+            i = count()
+            while waiting:
+                found = waiting.popleft().result()
+                waiting.extend(pool.submit(_in_worker, job) for job in islice(jobs, 1))
+                yield from zip(i, found)
         finally: pool.shutdown(wait=False, cancel_futures=True)
 
 def in_threads(ask, jobs, concurrency:int):
@@ -1307,19 +1333,19 @@ def in_threads(ask, jobs, concurrency:int):
         if error is not None: raise error
     finally: pool.shutdown(wait=error is not None, cancel_futures=True)
 
-def answers(prompters, paths, modalities, concurrency:int=1):
-    "Yield (index, answer) for each image, by the way that fits the model."
-    mllm = next(iter(prompters.values())).mllm
-    if type(mllm) is MeasuringDescriber and len(paths) >= 200 and sys.platform.startswith('linux') and len(os.sched_getaffinity(0)) > 1:
-        yield from in_processes(paths, modalities, next(iter(prompters.values())).steps, {m: p.t2 for m, p in prompters.items()})
+def answers(prompters, todo:pd.DataFrame, root:Path, concurrency:int=1):
+    "Yield (row number, answer) for each row of `todo`, by the way that fits the model. Paths are made one by one: 100,000 at once would take 60 MB."
+    mllm, names, modalities = next(iter(prompters.values())).mllm, todo.file_name.array, todo.modality.array
+    if type(mllm) is MeasuringDescriber and len(todo) >= 200 and sys.platform.startswith('linux') and len(os.sched_getaffinity(0)) > 1:
+        yield from in_processes(((root/f, m) for f, m in zip(names, modalities)), next(iter(prompters.values())).steps, {m: p.t2 for m, p in prompters.items()})
         return
     size = getattr(mllm, 'batch_size', 1) if hasattr(mllm, 'chat_many') else 1
     def jobs(): # batches of one modality
         for m in prompters:
-            rows = [i for i, other in enumerate(modalities) if other == m] if size > 1 else ()
-            for k in range(0, len(rows), size): yield rows[k:k + size]
-        if size == 1: yield from ([i] for i in range(len(paths)))
-    ask = lambda rows: list(zip(rows, describe_files(prompters, [paths[i] for i in rows], modalities[rows[0]])))
+            rows = np.flatnonzero(todo.modality == m) if size > 1 else ()
+            for k in range(0, len(rows), size): yield rows[k:k + size].tolist()
+        if size == 1: yield from ([i] for i in range(len(todo)))
+    ask = lambda rows: list(zip(rows, describe_files(prompters, [root/names[i] for i in rows], modalities[rows[0]])))
     for found in (map(ask, jobs()) if concurrency == 1 else in_threads(ask, jobs(), concurrency)): yield from found
 
 # %% ../nbs/05_vaps.ipynb #05168054
@@ -1339,7 +1365,7 @@ def shard_path(out, shard:tuple[int, int]) -> Path:
     "descriptions.jsonl, or the file of one shard."
     return Path(out)/('descriptions.jsonl' if shard == (1, 1) else f'descriptions.{shard[0]}-of-{shard[1]}.jsonl')
 
-def describe_table(
+def write_descriptions(
     out,                   # the working folder, with table.parquet
     mllm:MLLM|None=None,   # None: the measuring describer
     progress:bool=True,
@@ -1351,12 +1377,13 @@ def describe_table(
     shard:tuple[int, int]=(1, 1), # (i, n): every n-th image from the i-th on, in a file of its own
     retry:bool=False,      # ask again about images whose description failed
     limit:int|None=None,   # images in this call
-) -> pd.DataFrame:         # as `load_descriptions` gives it
-    """Describe every image of the table: out/descriptions.jsonl, one line per image, written as it is made. The same call again asks only for what is missing.
+) -> Path:                # the file that was written
+    """Describe every image of the table: out/descriptions.jsonl, one line per image, written as it is made. The same call again asks only for what is missing. In memory are the table's file names, and no text.
 
     Raises `ValueError` when the file holds descriptions of another model or of other prompts, `BlockingIOError` while another process writes it."""
     out, mllm = Path(out), mllm or MeasuringDescriber()
     table, path, setting = load_table(out), shard_path(out, shard), setting_of(steps, temperature, seed)
+    root, table = Path(table.attrs['root']), table[['file_name', 'label', 'modality']]
     if not 1 <= shard[0] <= shard[1]: raise ValueError(f'shard {shard[0]}/{shard[1]} is none: give I/N with I from 1 to N')
     prompters = {m: VisualAttributePrompter(mllm, m, steps, temperature, seed, max_words=max_words) for m in sorted(table.modality.unique())}
     try: lock = FileLock(f'{path}.lock').acquire(blocking=False)
@@ -1369,16 +1396,26 @@ def describe_table(
         if retry: done -= failed
         mine = table.iloc[shard[0] - 1::shard[1]]
         todo = mine[~mine.file_name.isin(done)].head(limit)
-        write_answers(path, todo, Path(table.attrs['root']), prompters, setting, concurrency or getattr(mllm, 'concurrency', 1), tqdm(total=len(mine), initial=len(done & set(mine.file_name)), desc='describing', unit='image', disable=not progress))
+        had, done, failed = int(mine.file_name.isin(done).sum()), None, None
+        write_answers(path, todo, root, prompters, setting, concurrency or getattr(mllm, 'concurrency', 1), tqdm(total=len(mine), initial=had, desc='describing', unit='image', disable=not progress))
+    return path
+
+def describe_table(
+    out, mllm:MLLM|None=None, progress:bool=True,
+    shard:tuple[int, int]=(1, 1),
+    **how,                       # of `write_descriptions`
+) -> pd.DataFrame|None:          # as `load_descriptions` gives it; None for a shard
+    "`write_descriptions`, then all the words at once: for tables that are looked at."
+    write_descriptions(out, mllm, progress, shard=shard, **how)
     return load_descriptions(out) if shard == (1, 1) else None
 
 def write_answers(path, todo, root, prompters, setting, concurrency, bar):
     "Ask about the rows of `todo`, and append a line for each answer as it comes."
     failed, shortened, mllm = {}, 0, next(iter(prompters.values())).mllm
-    names, labels, modalities = (todo[c].tolist() for c in ('file_name', 'label', 'modality'))
+    names, labels, modalities = (todo[c].array for c in ('file_name', 'label', 'modality'))
     with open(path, 'a', encoding='utf-8') as lines, bar:
-        if names: second_answers(path.parent, prompters, setting)
-        for i, answer in answers(prompters, [root/f for f in names], modalities, concurrency) if names else ():
+        if len(todo): second_answers(path.parent, prompters, setting)
+        for i, answer in answers(prompters, todo, root, concurrency) if len(todo) else ():
             row = dict(file_name=names[i], label=labels[i], **answer, model=mllm.name, prompt_version=prompters[modalities[i]].prompts.version) | (dict(setting=setting) if setting else {})
             lines.write(json.dumps(row, ensure_ascii=False) + '\n'); lines.flush()
             if 'failed' in answer: reason = answer['failed'].split(':')[0]; failed[reason] = failed.get(reason, 0) + 1
@@ -1387,7 +1424,7 @@ def write_answers(path, todo, root, prompters, setting, concurrency, bar):
     if shortened: warnings.warn(f'{shortened} answers were too long and were cut at a sentence end', stacklevel=3)
     if failed: warnings.warn(f"{mllm.name} gave no usable answer about {sum(failed.values())} images ({', '.join(f'{k}: {v}' for k, v in failed.items())}): they stand in {path} with the reason, and have no words; `--retry` asks again", stacklevel=3)
 
-def merge_descriptions(out) -> pd.DataFrame: # as `load_descriptions` gives it
+def merge_descriptions(out) -> int: # images
     "Put the shards together: out/descriptions.jsonl. Raises `ValueError` that names a shard or an image that is missing, or shards of different models."
     out, shards = Path(out), {}
     for p in Path(out).glob('descriptions.*-of-*.jsonl'):
@@ -1405,17 +1442,17 @@ def merge_descriptions(out) -> pd.DataFrame: # as `load_descriptions` gives it
     absent = [f for f in load_table(out).file_name if f not in names]
     if absent: part.unlink(); raise ValueError(f'the shards lack {len(absent)} images, first {absent[0]}: run each `vap-diffusion describe {out} --shard I/{n}` to its end')
     part.replace(out/'descriptions.jsonl')
-    return load_descriptions(out)
+    return len(names)
 
 def estimate(
     out, mllm, sample:int=8,     # images that are described first, and kept
-    **how,                       # of `describe_table`
+    **how,                       # of `write_descriptions`
 ) -> dict[str, int]:             # images left, requests, tokens in, tokens out that they will take; {} where the model counts none
     "Describe a few images, and reckon from what they took what the rest will take."
     before, seconds = np.array(getattr(mllm, 'usage', (0, 0, 0))), lambda: len(json.loads(p.read_text(encoding='utf-8'))) if (p := Path(out)/'t2.json').exists() else 0
     left = lambda: len(load_table(out).iloc[how.get('shard', (1, 1))[0] - 1::how.get('shard', (1, 1))[1]]) - (sum(1 for _ in read_lines(p)) if (p := shard_path(out, how.get('shard', (1, 1)))).exists() else 0)
     todo, known = left(), seconds()
-    describe_table(out, mllm, progress=False, limit=sample, **how)
+    write_descriptions(out, mllm, progress=False, limit=sample, **how)
     made, used = todo - left(), np.array(getattr(mllm, 'usage', (0, 0, 0))) - before
     if not made or not used[0]: return {}
     per_image = (used - np.array([seconds() - known if 2 in how.get('steps', (1, 2, 3)) else 0, 0, 0]))/made # Question 2 is not asked again
