@@ -51,16 +51,19 @@ def train_step(batch=4, runs=3):
 def sampling(study, n=32, runs=3):
     "Images per second of the course model: 50 steps with two passes, and the chosen setting."
     import torch
+    from diffusers import DPMSolverMultistepScheduler
     from vap_diffusion.pipeline import load_pipeline
     pipe = load_pipeline('course')
-    paint = lambda steps, interval: pipe(['nevus', 'melanoma', 'keratosis', 'nevus']*(n//4), ['Oval brown lesion, a fifth of the image, soft border, smooth texture, centre; pink skin, normal light.']*n,
-                                         steps, 2., interval, generator=[torch.Generator().manual_seed(i) for i in range(n)], output_type='np')
+    def paint(r):
+        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_lu_lambdas='SNR' in r['spacing'])
+        pipe(['nevus', 'melanoma', 'keratosis', 'nevus']*(n//4), ['Oval brown lesion, a fifth of the image, soft border, smooth texture, centre; pink skin, normal light.']*n,
+                                         r['steps'], 2., tuple(r['interval']), generator=[torch.Generator().manual_seed(i) for i in range(n)], output_type='np')
     rows = study['rows']
-    reference = next(r for r in rows if r['steps'] == 50)
+    reference = max(rows, key=lambda r: r['evaluations'])
     equal = [r for r in rows if r['fid'] <= reference['fid']*1.02 and r['recall'] >= reference['recall'] - .02]
     chosen = min(equal, key=lambda r: r['evaluations'])
-    took = alternate(runs, reference=lambda: paint(50, (0., 1.)), chosen=lambda: paint(chosen['steps'], tuple(chosen['interval'])))
-    return dict(reference={k: reference[k] for k in ('steps', 'interval', 'evaluations', 'fid', 'recall')}, chosen={k: chosen[k] for k in ('steps', 'interval', 'evaluations', 'fid', 'recall')},
+    took, keys = alternate(runs, reference=lambda: paint(reference), chosen=lambda: paint(chosen)), ('steps', 'spacing', 'interval', 'evaluations', 'fid', 'recall')
+    return dict(reference={k: reference[k] for k in keys}, chosen={k: chosen[k] for k in keys},
                 images_per_second={k: round(n/s, 2) for k, s in took.items()}, ratio=took['reference']/took['chosen'])
 
 def cold(code, runs=3):

@@ -1,11 +1,13 @@
 """Quality against network evaluations: `python tests/sampling_study.py` writes results/sampling_study.json (chapter 12 draws it).
 
-The course model paints held-out dermoscopy phantoms from their own descriptions, for several numbers of steps and guidance
-intervals; each set is judged as in chapter 13. Goes on where it stopped. An evaluation is one pass of one image through the network."""
+The course model paints held-out dermoscopy phantoms from their own descriptions, for several numbers of steps, spacings of them and
+guidance intervals; each set is judged as in chapter 13. Goes on where it stopped. An evaluation is one pass of one image through the network."""
 import argparse, json, time
 from pathlib import Path
 
-SETTINGS = [(50, (0., 1.)), (20, (0., 1.)), (20, (0., .6)), (20, (.2, .8)), (20, (.4, 1.)), (12, (0., 1.)), (12, (0., .6)), (12, (.2, .8)), (12, (.4, 1.)), (8, (0., 1.)), (8, (.2, .8)), (8, (.4, 1.)), (6, (.2, .8)), (6, (0., 1.))]
+PLAIN, SNR = 'evenly in t', 'evenly in log SNR'
+SETTINGS = [(50, (0., 1.), PLAIN), (20, (0., 1.), PLAIN), (20, (0., 1.), SNR), (16, (0., .6), SNR), (12, (0., 1.), SNR), (12, (0., .6), SNR), (12, (.2, .8), SNR), (12, (.4, 1.), SNR),
+            (10, (0., .6), SNR), (8, (0., 1.), SNR), (8, (0., .6), SNR), (6, (0., .6), SNR)]   # steps, guided where t / T lies here, spacing of the steps
 
 def evaluations(pipe, steps, interval):
     "Network evaluations for one image."
@@ -21,6 +23,7 @@ def main():
     ap.add_argument('--seed', type=int, default=7)
     ap.add_argument('--out', type=Path, default=Path('results/sampling_study.json'))
     a = ap.parse_args()
+    from diffusers import DPMSolverMultistepScheduler
     from vap_diffusion.datasets import load_images, prepare
     from vap_diffusion.metrics import evaluate
     from vap_diffusion.pipeline import load_pipeline, load_samples, sample
@@ -35,12 +38,13 @@ def main():
     mine = fresh.sample(a.n, random_state=a.seed)                                # as `sample(prompts='own')` takes them
     real, floor = (load_images(t, table.attrs['root'], 64, progress=False) for t in (mine, fresh.drop(mine.index).head(a.n)))
     rows = []
-    for steps, interval in SETTINGS:
-        out = w/f'{steps}-{interval[0]:g}-{interval[1]:g}'
+    for steps, interval, spacing in SETTINGS:
+        out = w/f'{steps}-{interval[0]:g}-{interval[1]:g}-{spacing.replace(" ", "-")}'
+        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_lu_lambdas=spacing == SNR)
         sample(pipe, out, a.n, prompts='own', like=w, split='train', seed=a.seed, num_inference_steps=steps, guidance_scale=a.guidance, guidance_interval=interval)
         images, manifest = load_samples(out)
         found = evaluate(real, images, n=a.n, seed=a.seed, floor_real=floor)
-        rows.append(dict(steps=steps, interval=interval, evaluations=evaluations(pipe, steps, interval), **{k: found[k] for k in ('fid', 'kid', 'precision', 'recall', 'fid_floor', 'recall_floor')}, adherence=adherence_of(images, manifest, table)['mean']))
+        rows.append(dict(steps=steps, interval=interval, spacing=spacing, evaluations=evaluations(pipe, steps, interval), **{k: found[k] for k in ('fid', 'kid', 'precision', 'recall', 'fid_floor', 'recall_floor')}, adherence=adherence_of(images, manifest, table)['mean']))
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
     write_json(a.out, dict(rows=rows, n=a.n, guidance=a.guidance, seed=a.seed, features=found['features'], command='python tests/sampling_study.py', seconds=round(time.time() - start), **machine()))
 

@@ -207,7 +207,7 @@ def assemble(
     record, table = json.loads((out/'features'/'features.json').read_text()), load_table(out)
     vae = load_autoencoder(out/'autoencoder' if record['adapt_minutes'] else record['autoencoder'])
     vae.register_to_config(latents_mean=record['latents_mean'], latents_std=record['latents_std'])  # measured on these training images
-    scheduler = DPMSolverMultistepScheduler(**SCHEDULES[settings['preset']['schedule']], algorithm_type='dpmsolver++', solver_order=2, prediction_type=settings['preset']['prediction_type'])
+    scheduler = DPMSolverMultistepScheduler(**SCHEDULES[settings['preset']['schedule']], algorithm_type='dpmsolver++', solver_order=2, use_lu_lambdas=True, prediction_type=settings['preset']['prediction_type'])
     return VAPDiffusionPipeline(vae, uvit, load_text_encoder(record['text_encoder']), scheduler, record['classes'], settings['text'], table.modality.mode()[0],
                                 fingerprint(vae), settings['text_fingerprint'], f'{table.attrs["dataset"]}-{run.name}')
 
