@@ -33,9 +33,9 @@ def folder_of(root, n, size=64, distinct=200):
     write_phantoms(root/'p', distinct, size=size, modalities=['dermoscopy'], progress=False)
     prepare('phantoms', root/'p', root/'w', n=distinct, size=size, modality='dermoscopy', progress=False)
     table = load_table(root/'w')
-    if n > distinct: # the same files under many names: ./x, ././x, ...
+    if n > distinct: # the same files under many names: 0/x, 1/x, ... by links to the folder itself
         attrs, parts = table.attrs, []
-        for k in range(-(-n//distinct)): parts.append(table.assign(file_name='./'*k + table.file_name))
+        for k in range(-(-n//distinct)): (root/'p'/str(k)).symlink_to('.'); parts.append(table.assign(file_name=f'{k}/' + table.file_name))
         table = pd.concat(parts, ignore_index=True).head(n); table.attrs = attrs
         write_table(table, root/'w')
     return root/'w'
