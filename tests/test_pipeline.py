@@ -17,10 +17,9 @@ def test_one_pass_gives_what_two_passes_give(pipe):
     torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
 
 def test_an_interval_guides_some_steps(pipe):
-    torch.testing.assert_close(latents(pipe, guidance_interval=(0, 1)), latents(pipe))
-    torch.testing.assert_close(latents(pipe, guidance_interval=(2, 3)), latents(pipe, guidance_scale=1))
-    part = latents(pipe, guidance_interval=(0, .5))
-    assert all((part - other).abs().max() > 1e-3 for other in (latents(pipe), latents(pipe, guidance_scale=1)))
+    full, none = latents(pipe, guidance_interval=(0, 1)), latents(pipe, guidance_scale=1)
+    torch.testing.assert_close(latents(pipe, guidance_interval=(2, 3)), none)
+    assert all((latents(pipe) - other).abs().max() > 1e-3 for other in (full, none))                 # the default guides where there is less noise
 
 def test_a_model_that_guides_itself_does_nothing(pipe): torch.testing.assert_close(latents(pipe, guide=pipe.uvit, guidance_scale=3), latents(pipe, guidance_scale=1), atol=1e-4, rtol=1e-4)
 

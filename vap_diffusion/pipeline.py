@@ -121,9 +121,9 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         self,
         class_labels:str|int|list,         # names or numbers of classes, B of them
         prompt:str|list[str]|None=None,    # descriptions; None: drawn from the prompt bank
-        num_inference_steps:int=20,
+        num_inference_steps:int=12,
         guidance_scale:float=2.,          # w in uncond + w (cond - uncond); 1 is no guidance, and half the work
-        guidance_interval:tuple[float, float]=(0., 1.), # guide while t / T lies here (Kynkäänniemi et al. 2024): noise has t / T = 1
+        guidance_interval:tuple[float, float]=(0., .6), # guide while t / T lies here (Kynkäänniemi et al. 2024): noise has t / T = 1
         guide:UViT|None=None,             # a weaker model of the same kind, instead of the empty class (Karras et al. 2024, autoguidance)
         generator:torch.Generator|list[torch.Generator]|None=None, # one for all, or one for each image
         output_type:str='pil',             # 'pil', 'np' (N H W 3 uint8) or 'latent'
@@ -296,9 +296,9 @@ def sample(
     n:int=16,
     label:str|None=None, prompt:str|None=None, prompts:str='bank', like=None, split:str='test', # as in `plan`
     seed:int=0,                # image i starts from noise of its own, which depends on seed and i alone
-    num_inference_steps:int=20,
+    num_inference_steps:int=12,
     guidance_scale:float=2.,
-    guidance_interval:tuple[float, float]=(0., 1.), # of t / T
+    guidance_interval:tuple[float, float]=(0., .6), # of t / T
     guide=None,                # a weaker model for autoguidance: what `load_pipeline` takes
     batch_size:int=64,
     progress:bool=True,
@@ -312,8 +312,7 @@ def sample(
     pipe = model if isinstance(model, VAPDiffusionPipeline) else load_pipeline(model)
     rows, weaker = plan(pipe, n, label, prompt, prompts, like, split, seed), guide_of(pipe, guide)
     settings = dict(model=pipe.config.name, text_fingerprint=pipe.config.text_fingerprint, n=n, label=label, prompt=prompt, prompts=prompts, like=str(like) if like else None, split=split if like else None,
-                    seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, batch_size=batch_size, version=__version__)
-    if tuple(guidance_interval) != (0., 1.): settings |= dict(guidance_interval=list(guidance_interval))
+                    seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, guidance_interval=list(guidance_interval), batch_size=batch_size, version=__version__)
     if guide is not None: settings |= dict(guide=str(guide))
     if prompts not in PROMPT_KINDS: settings |= dict(prompts=str(prompts), words=hashlib.sha256('\n'.join(rows.prompt).encode()).hexdigest()[:12]) # a file may change
     claim_folder(out, settings)
