@@ -212,3 +212,12 @@ def test_memory_does_not_grow_with_the_table(work, batch_size):
 def test_kills(tmp_path):
     "kill -9 at random moments; `python tests/kills.py` does it a hundred times for each engine."
     for engine in ('threads', 'processes'): kill_and_check(tmp_path/engine, 3, engine, images=240 if engine == 'processes' else 90)
+
+def test_answers_of_many_processes_stand_beside_their_images(tmp_path):
+    from vap_diffusion.datasets import load_image, load_table, prepare
+    from vap_diffusion.vaps import MeasuringDescriber, VisualAttributePrompter, describe_table
+    prepare('phantoms', tmp_path/'p', tmp_path/'w', n=230, size=64, modality='dermoscopy', progress=False)
+    words, table = describe_table(tmp_path/'w', progress=False).set_index('file_name').t_mix, load_table(tmp_path/'w')     # 200 and more: in processes
+    alone = VisualAttributePrompter(MeasuringDescriber(), 'dermoscopy')
+    assert len(words) == len(table)
+    for f in table.file_name[::23]: assert words[f] == alone.describe(load_image(tmp_path/'p'/f, MeasuringDescriber.image_size))['t_mix'], f

@@ -1314,7 +1314,7 @@ def in_processes(images, steps, t2):
             while waiting:
                 found = waiting.popleft().result()
                 waiting.extend(pool.submit(_in_worker, job) for job in islice(jobs, 1))
-                yield from zip(i, found)
+                for answer in found: yield next(i), answer                     # zip(i, found) would take one number too many from i
         finally: pool.shutdown(wait=False, cancel_futures=True)
 
 def in_threads(ask, jobs, concurrency:int):
