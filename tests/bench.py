@@ -27,6 +27,7 @@ def train_step(batch=4, runs=3):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     from plain_uvit import PlainUViT
+    from vap_diffusion.full_training import CPU_ATTENTION
     from vap_diffusion.prototype import PrototypeUViT, vap_loss
     from vap_diffusion.uvit import UViT
     torch.manual_seed(0)
@@ -44,7 +45,7 @@ def train_step(batch=4, runs=3):
     ours = lambda m: vap_loss(m(x, t, c, text[:, :lengths.max()], mask[:, :lengths.max()]), noise)
     plain = lambda m: torch.nn.functional.mse_loss(m(x, t.float(), c, text), noise)
     step = stepper(UViT(**shape), ours, False)
-    with FlopCounterMode(display=False) as counted: step()
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counted: step()
     found = alternate(runs, plain=stepper(PlainUViT(), plain, False), ours=step, ours_bf16=stepper(UViT(**shape), ours, True), ours_with_prototypes=stepper(PrototypeUViT(**shape), ours, False))
     return found | dict(flop=counted.get_total_flops())
 

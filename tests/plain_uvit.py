@@ -28,7 +28,7 @@ class PlainUViT(nn.Module):
         self.norm, self.out, self.final = nn.LayerNorm(dim), nn.Linear(dim, patch*patch*channels), nn.Conv2d(channels, channels, 3, padding=1)
     def forward(self, x, t, c, text):
         half = self.dim//2
-        angle = t[:, None]*torch.exp(-torch.arange(half)*(9.21034/half))[None]
+        angle = t[:, None]*torch.exp(-torch.arange(half, device=t.device)*(9.21034/half))[None]
         time = torch.cat([angle.cos(), angle.sin()], -1)
         image = self.embed(x).flatten(2).transpose(1, 2)
         h, skips = torch.cat([time[:, None], self.classes(c)[:, None], self.text(text), image], 1) + self.position, []
