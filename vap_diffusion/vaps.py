@@ -16,8 +16,8 @@ __all__ = ['PROMPTS', 'REFUSALS', 'FUNCTION_WORDS', 'STEPS', 'SIDE', 'X', 'Y', '
            'to_frame', 'find_lungs', 'heart_features', 'largest', 'main_side', 'likeness_to_disc', 'lung_features',
            'opacity_features', 'streak_features', 'chest_features', 'measure_chest_xray', 'redness', 'median5',
            'find_polyp', 'vessel_features', 'wall_features', 'likely_place', 'lesion_words', 'lesion_features',
-           'colonoscopy_features', 'measure_colonoscopy', 'MeasuringDescriber', 'vary', 'fit_rules', 'main',
-           'read_attributes', 'as_pil', 'with_pil', 'TransformersMLLM', 'with_url', 'OpenAIMLLM', 'words_of',
+           'colonoscopy_features', 'measure_colonoscopy', 'linear_algebra', 'MeasuringDescriber', 'vary', 'fit_rules',
+           'main', 'read_attributes', 'as_pil', 'with_pil', 'TransformersMLLM', 'with_url', 'OpenAIMLLM', 'words_of',
            'make_mllm', 'read_lines', 'load_descriptions', 'count_descriptions', 'setting_of', 'check_origin',
            'centre_square', 'describe_files', 'in_processes', 'in_threads', 'answers', 'second_answers', 'shard_path',
            'write_descriptions', 'describe_table', 'write_answers', 'merge_descriptions', 'estimate']
@@ -219,6 +219,7 @@ class VisualAttributePrompter:
 import argparse, time, zlib
 from functools import lru_cache
 from scipy import fft, optimize, special
+from threadpoolctl import ThreadpoolController
 from .phantoms import CLASSES, asset_path, make_phantom
 
 # %% ../nbs/05_vaps.ipynb #95df9a6d
@@ -939,6 +940,9 @@ def measure_colonoscopy(
     return words | lesion_words(f, words['lesion']) | {'mucosa': mucosa, 'lumen': lumen, 'light': light, 'corner box': 'green' if f.green > .5 else 'black' if f.black > .6 else 'none'}
 
 # %% ../nbs/05_vaps.ipynb #89c11c2b
+@lru_cache
+def linear_algebra() -> ThreadpoolController: return ThreadpoolController() # its matrices are small: with several threads, waiting doubles the processor time
+
 class MeasuringDescriber:
     "The stand-in for a large model: it answers the questions of `PROMPTS` by classical image analysis, in the words of `ATTRIBUTES`. It knows no class; its rules are fitted on phantoms."
     name = 'measure-2'                                                       # another number whenever the same image may get other words
@@ -955,7 +959,8 @@ class MeasuringDescriber:
         if modality not in self.readers: raise ValueError(f'the measuring describer knows {", ".join(self.readers)}, not {modality!r}: choose another --mllm for that modality')
         rgb = to_side(image)
         key = modality, rgb.tobytes()
-        if self._last[0] != key: self._last = key, self.readers[modality](rgb) # Questions 1 and 3 are about the same image
+        if self._last[0] != key: # Questions 1 and 3 are about the same image
+            with linear_algebra().limit(limits=1, user_api='blas'): self._last = key, self.readers[modality](rgb)
         return {a: str(self._last[1][a]) for a in ATTRIBUTES[modality]}
 
     def chat(self, messages:list[dict]) -> str:
