@@ -27,7 +27,7 @@ import base64, ctypes, inspect, io, json, os, re, signal, sys, time, tomllib, wa
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 from threading import Lock
 from multiprocessing import get_context
 from pathlib import Path
@@ -1315,11 +1315,10 @@ def in_processes(images, steps, t2):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})         # no Ctrl-C between two forks
             try: waiting = deque(pool.submit(_in_worker, job) for job in islice(jobs, 8*cores))
             finally: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            i = count()
             while waiting:
                 found = waiting.popleft().result()
                 waiting.extend(pool.submit(_in_worker, job) for job in islice(jobs, 1))
-                for answer in found: yield next(i), answer                     # zip(i, found) would take one number too many from i
+                yield from found
         finally: pool.shutdown(wait=False, cancel_futures=True)
 
 def in_threads(ask, jobs, concurrency:int):
@@ -1342,7 +1341,7 @@ def answers(prompters, todo:pd.DataFrame, root:Path, concurrency:int=1):
     "Yield (row number, answer) for each row of `todo`, by the way that fits the model. Paths are made one by one: 100,000 at once would take 60 MB."
     mllm, names, modalities = next(iter(prompters.values())).mllm, todo.file_name.array, todo.modality.array
     if type(mllm) is MeasuringDescriber and len(todo) >= 200 and sys.platform.startswith('linux') and len(os.sched_getaffinity(0)) > 1:
-        yield from in_processes(((root/f, m) for f, m in zip(names, modalities)), next(iter(prompters.values())).steps, {m: p.t2 for m, p in prompters.items()})
+        yield from enumerate(in_processes(((root/f, m) for f, m in zip(names, modalities)), next(iter(prompters.values())).steps, {m: p.t2 for m, p in prompters.items()}))
         return
     size = getattr(mllm, 'batch_size', 1) if hasattr(mllm, 'chat_many') else 1
     def jobs(): # batches of one modality
