@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 from tqdm.auto import tqdm
 from .datasets import load_images, load_table, to_tensor
 from .phantoms import CLASSES, MODALITIES, asset_path, make_phantom
@@ -121,6 +120,7 @@ def reconstruction(
     batch_size:int=64,
 ) -> dict[str, float]:     # psnr in dB, ssim up to 1, sharpness: 1 is as sharp as the originals
     "Encode (means), decode, compare: PSNR and SSIM by torchmetrics, and the ratio of gradient energies."
+    from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure # most of a second, which painting does not need
     check_size(vae, images)
     psnr, ssim = PeakSignalNoiseRatio(data_range=(0., 255.)), StructuralSimilarityIndexMeasure(data_range=(0., 255.))
     energy = torch.zeros(2, dtype=torch.float64)

@@ -201,7 +201,7 @@ def quickstart(
     dataset:str='phantoms',         # a name in `DATASETS`
     root=None,                      # its folder; phantoms are drawn where None
     modality:str|None='dermoscopy', # of phantoms or of a folder
-    images:int=5500,                # phantoms to draw, `n` of them for the test split
+    images:int=5500,                # phantoms to draw, `n` of them and a few more (it is cut class by class) for the test split
     minutes:float=5,                # of training, for each model; on a CPU both train side by side
     autoencoder:str='course',       # name or path
     adapt_minutes:float=0,          # of adapting it to the images
@@ -226,7 +226,7 @@ def quickstart(
     earlier = json.loads((out/'seconds.json').read_text())['seconds'] if (out/'seconds.json').exists() else 0 # of runs that were stopped
     def note(): out.mkdir(parents=True, exist_ok=True); write_json(out/'seconds.json', dict(seconds=earlier + time.time() - start))
     stages('prepare')
-    table = prepare(dataset, root or out/'phantoms', out, modality=modality if dataset in ('phantoms', 'folder') else None, seed=seed, n=images, test=n/images if dataset == 'phantoms' else None, progress=progress); note()
+    table = prepare(dataset, root or out/'phantoms', out, modality=modality if dataset in ('phantoms', 'folder') else None, seed=seed, n=images, test=(n + 9)/images if dataset == 'phantoms' else None, progress=progress); note()
     stages('describe'); describe_table(out, make_mllm(mllm), progress=progress); note()
     stages('encode'); record = encode(out, autoencoder, adapt_minutes=adapt_minutes, seed=seed); note()
     budget = dict(out=out, minutes=minutes, preset=preset, seed=seed, **changes)
