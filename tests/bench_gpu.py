@@ -36,7 +36,7 @@ def largest(make, batch):
 def train_step(device, how, compiled):
     "Images per second of each way, and the share of the device's rate. Every way gets the largest batch up to the given one; one way at a time is in memory."
     import torch
-    from vap_diffusion.full_training import Step, matmul_rate, seconds_of, shape_of, step_flops
+    from vap_diffusion.full_training import Step, matmul, seconds_of, shape_of, step_flops
     from vap_diffusion.prototype import PrototypeUViT
     from vap_diffusion.uvit import UViT
     shape, words, ways = shape_of(how['preset'], **how['changes']), how['words'], {}
@@ -44,18 +44,18 @@ def train_step(device, how, compiled):
     def ours(kind, compiled): return lambda batch: Step(shape, device, kind=kind, compiled=compiled).feed(batch, words)
     def plain(autocast): return lambda batch: plain_step(shape, Step(shape, device, kind=UViT).feed(batch, words), autocast)
     makes = dict(plain_float32=plain(False), plain=plain(True), ours_eager=ours(UViT, False), ours=ours(UViT, compiled), ours_with_prototypes=ours(PrototypeUViT, compiled))
-    rate = matmul_rate(device, torch.bfloat16, how.get('side', 8192 if cuda else 256))
+    product, work = matmul(device, torch.bfloat16, 8192 if cuda else 256)
     for _ in range(2):                                                                                     # in turn, twice, so that all ways meet the same machine
         for name, make in makes.items():
             job, batch = largest(make, how['batch'])
             if cuda: torch.cuda.reset_peak_memory_stats()
-            seconds = seconds_of(job, how['runs'], device, 2)
+            seconds, beside = seconds_of(job, product, runs=how['runs'], device=device, warmup=2)            # in turn with the product that it is compared with
             peak = torch.cuda.max_memory_allocated()/2**30 if cuda else None
-            if name not in ways or seconds/batch < ways[name]['seconds']/ways[name]['batch']: ways[name] = dict(batch=batch, seconds=seconds, images_per_second=batch/seconds, peak_gb=peak)
+            if name not in ways or seconds/batch < ways[name]['seconds']/ways[name]['batch']: ways[name] = dict(batch=batch, seconds=seconds, images_per_second=batch/seconds, peak_gb=peak, rate=work/beside)
             del job
             if cuda: torch.cuda.empty_cache()
     flop = {name: step_flops(shape, ways[name]['batch'], words, kind) for name, kind in (('ours', UViT), ('ours_with_prototypes', PrototypeUViT))}
-    return rate, {name: f/ways[name]['seconds']/rate for name, f in flop.items()}, ways
+    return {name: f/ways[name]['seconds']/ways[name]['rate'] for name, f in flop.items()}, ways
 
 def whole_way(root, how, minutes):
     "Prepare, describe, encode, train, paint, judge."
@@ -98,12 +98,12 @@ def main(argv=None):
         met = None if target is None or a.tiny else bool(value >= target)
         rows.append(dict(what=what, value=round(value, 3), target=target, at_least=True, met=met, **more))
         print(f'{what}: {value:.3g}' + ('' if met is None else f" (at least {target:g}: {'met' if met else 'MISSED'})"), flush=True)
-    rate, share, ways = train_step(device, how, compiled)
+    share, ways = train_step(device, how, compiled)
     speed = {name: w['images_per_second'] for name, w in ways.items()}
     row("images/s in the train step, paper configuration, bfloat16: ours / the authors' way", speed['ours']/speed['plain'], 3, ways=ways)
     row("the same, the authors' way in float32", speed['ours']/speed['plain_float32'])
     row('of this by torch.compile', speed['ours']/speed['ours_eager'])
-    row('share of the matmul rate in the train step', share['ours'], .5, matmul_tflops=round(rate/1e12, 3))
+    row('share of the matmul rate in the train step', share['ours'], .5, matmul_tflops=round(ways['ours']['rate']/1e12, 3))
     row('the same with prototypes', share['ours_with_prototypes'])
     with tempfile.TemporaryDirectory() as root: found = whole_way(Path(root), how, a.minutes)
     write_json(a.out or ROOT/'results'/'bench-gpu.json', dict(rows=rows, tiny=a.tiny, compiled=compiled, batch=how['batch'], minutes=a.minutes, whole_way=found, command='python tests/bench_gpu.py ' + ' '.join(sys.argv[1:] if argv is None else argv), seconds=round(time.time() - start), **machine()))

@@ -1,9 +1,9 @@
 """The bench of a GPU works from end to end before there is one."""
-import json, sys
+import json, shutil, sys
 import pytest, torch
 import bench_gpu
 
-@pytest.mark.parametrize('more', [[], ['--no-compile']])
+@pytest.mark.parametrize('more', [pytest.param([], marks=pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile needs a C++ compiler')), ['--no-compile']])
 def test_gpu_bench_in_miniature(tmp_path, monkeypatch, more):
     bench_gpu.main(['--tiny', '--minutes', '0.05', '--out', str(tmp_path/'b.json'), *more])
     found = json.loads((tmp_path/'b.json').read_text())

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'GB', 'CPU_ATTENTION', 'shape_of', 'Step', 'counted', 'step_flops', 'saved_bytes', 'memory_of', 'pieces',
-           'synchronize', 'seconds_of', 'matmul_rate', 'device_name', 'measure', 'plan', 'main']
+           'synchronize', 'seconds_of', 'matmul', 'matmul_rate', 'device_name', 'measure', 'plan', 'main']
 
 # %% ../nbs/16_full_training.ipynb #16a00004
 import argparse, platform, statistics, time
@@ -113,7 +113,7 @@ def memory_of(
 ) -> dict[str, int]:       # bytes: weights, gradients, moments, average, activations
     """What is held when the forward pass is done. Activations are counted for one and two images and drawn out as a line.
 
-    On a CPU, attention works in float32, so for bfloat16 this is more than a GPU keeps. Working space of the kernels is not in it."""
+    On a CPU, attention works in float32, so for bfloat16 these activations are more than a GPU keeps. Working space of the kernels is not in it."""
     step = Step(shape, device, dtype, kind)
     one, two = (saved_bytes(step.feed(n, words, 1)) for n in (1, 2))
     size = 4*sum(p.numel() for p in step.model.parameters())
@@ -136,23 +136,28 @@ def synchronize(device):
     "Wait for a GPU: it answers before it is done."
     if torch.device(device).type == 'cuda': torch.cuda.synchronize(device)
 
-def seconds_of(job, runs:int=5, device='cpu', warmup:int=1) -> float:
-    "Median seconds of a job, after runs that do not count."
+def seconds_of(*jobs, runs:int=5, device='cpu', warmup:int=1) -> list[float]:
+    "Median seconds of each job: all of them in turn, so that they meet the same machine, after rounds that do not count."
     took = []
-    for _ in range(warmup + runs): synchronize(device); start = time.perf_counter(); job(); synchronize(device); took.append(time.perf_counter() - start)
-    return statistics.median(took[warmup:])
+    for _ in range(warmup + runs):
+        for job in jobs: synchronize(device); start = time.perf_counter(); job(); synchronize(device); took.append(time.perf_counter() - start)
+    return [statistics.median(took[i::len(jobs)][warmup:]) for i in range(len(jobs))]
 
-def matmul_rate(
+def matmul(
     device='cpu',
     dtype=None,            # None: bfloat16 on a GPU, float32 on a CPU
     n:int|None=None,       # side of the matrices; None: 8192 on a GPU, 2048 on a CPU
-    runs:int=5,
-) -> float:                # FLOP/s
-    "What the device can do: two large matrices multiplied, multiply-adds as two."
+) -> tuple:                # a job, and its FLOP
+    "Two large matrices multiplied: what a device is best at."
     cuda = torch.device(device).type == 'cuda'
     n, dtype = n or (8192 if cuda else 2048), dtype or (torch.bfloat16 if cuda else torch.float32)
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    return 2*n**3/seconds_of(lambda: a @ b, runs, device)
+    return lambda: a @ b, 2*n**3
+
+def matmul_rate(device='cpu', dtype=None, n:int|None=None, runs:int=5) -> float: # FLOP/s
+    "What the device can do, by `matmul`."
+    job, flop = matmul(device, dtype, n)
+    return flop/seconds_of(job, runs=runs, device=device)[0]
 
 def device_name(device='cpu') -> str:
     "For the record: where a figure is from."
@@ -172,10 +177,10 @@ def measure(
     "Throughput of training steps, and the share of the device's own matmul rate in the same precision: bfloat16 on a GPU, float32 on a CPU."
     device, settings, shape = device or ('cuda' if torch.cuda.is_available() else 'cpu'), load_preset(preset), shape_of(preset, **changes)
     cuda = torch.device(device).type == 'cuda'
-    batch, dtype, rate = batch or (settings['batch_size'] if cuda else 2), torch.bfloat16 if cuda else torch.float32, matmul_rate(device)
+    batch, dtype, (product, work) = batch or (settings['batch_size'] if cuda else 2), torch.bfloat16 if cuda else torch.float32, matmul(device)
     if cuda: torch.cuda.reset_peak_memory_stats(device)
-    seconds = seconds_of(Step(shape, device, dtype, kind, compiled).feed(batch, words), runs, device, 3 if compiled else 1)
-    flop = step_flops(shape, batch, words, kind)
+    seconds, beside = seconds_of(Step(shape, device, dtype, kind, compiled).feed(batch, words), product, runs=runs, device=device, warmup=3 if compiled else 1)
+    flop, rate = step_flops(shape, batch, words, kind), work/beside
     return dict(preset=preset, device=device_name(device), dtype=str(dtype).removeprefix('torch.'), batch=batch, words=words, compiled=compiled, seconds_per_step=seconds, images_per_second=batch/seconds,
                 flop_per_image=flop/batch, rate=rate, share=flop/seconds/rate, **(dict(peak_bytes=torch.cuda.max_memory_allocated(device)) if cuda else {}))
 
@@ -218,7 +223,7 @@ def main(argv=None):
     held = sum(memory_of(shape_of(a.preset), todo['batch']//a.devices, a.words).values())
     print(f"{found['device']}: {found['images_per_second']:.3g} images/s with {found['batch']} at once in {found['dtype']}, {100*found['share']:.0f} % of its matmul rate ({found['rate']/1e12:.3g} TFLOP/s)")
     print(f"preset {a.preset}, {a.steps} steps of {todo['batch']} on {a.devices} such: {todo['hours']:.4g} hours, {todo['epochs']:.0f} epochs" + (f", cost {todo['cost']:.4g}" if a.price else ''))
-    print(f"memory of each: at most {held/GB:.1f} GB in bfloat16, counted" + (f"; {found['peak_bytes']/GB:.1f} GB at the measured peak" if 'peak_bytes' in found else '') + '; what does not fit: train --accumulate N')
+    print(f"memory of each: {held/GB:.1f} GB in bfloat16, counted on a CPU, without the working space of the kernels" + (f"; {found['peak_bytes']/GB:.1f} GB at the measured peak" if 'peak_bytes' in found else '') + '; what does not fit: train --accumulate N')
     if a.out: write_json(a.out, dict(measured=found, plan=todo, memory_bytes=held))
 
 # %% ../nbs/16_full_training.ipynb #16a00034
