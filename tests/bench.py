@@ -16,12 +16,6 @@ def alternate(runs, **jobs):
         for name, job in jobs.items(): start = time.perf_counter(); job(); took[name].append(time.perf_counter() - start)
     return {name: statistics.median(t) for name, t in took.items()}
 
-def matmul_rate(n=2048, runs=5):
-    "The machine's own rate, multiply-adds counted as two: FLOP/s in float32."
-    import torch
-    a, b = torch.randn(n, n), torch.randn(n, n)
-    return 2*n**3/alternate(runs, matmul=lambda: a @ b)['matmul']
-
 def train_step(batch=4, runs=3):
     "Forward, backward and AdamW of the paper's configuration."
     import torch
@@ -91,6 +85,7 @@ def main():
     ap.add_argument('--runs', type=int, default=3)
     ap.add_argument('--out', type=Path, default=ROOT/'results'/'bench.json')
     a = ap.parse_args()
+    from vap_diffusion.full_training import matmul_rate
     from vap_diffusion.quickstart import machine
     from vap_diffusion.training import write_json
     start, rows = time.time(), []
