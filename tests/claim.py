@@ -1,8 +1,8 @@
 """The paper's claim under one protocol: U-ViT on the class alone, + descriptions, + prototypes; on any prepared data set.
 
 `python tests/claim.py W0 W1 --minutes 5.5 --out results/claim-phantoms.json`: folders that `quickstart` left (its two models are used as
-they are), or that `prepare`, `describe` and `encode` filled; each has a seed of its own. All methods get the same images, latents
-and budget, in seconds or in steps, both recorded. Judged on held-out images: prompts drawn from the bank, the images' own, and
+they are), or that `prepare`, `describe` and `encode` filled; each has a seed of its own, or `--seeds 0 1` trains several in each.
+All methods get the same images, latents and budget, in seconds or in steps, both recorded. Judged on held-out images: prompts drawn from the bank, the images' own, and
 recombined ones that training never had. Goes on where it stopped; the file is written after each model."""
 import argparse, json, shlex, sys, time
 from pathlib import Path
@@ -18,6 +18,7 @@ def main(argv=None):
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('work', type=Path, nargs='+', help='working folders, encoded; trained side by side')
     ap.add_argument('--out', type=Path, required=True, help='the file of results')
+    ap.add_argument('--seeds', type=int, nargs='+', help="of training and sampling; without them the table's own")
     ap.add_argument('--minutes', type=float); ap.add_argument('--steps', type=int)
     ap.add_argument('--grid', type=Path, help='a picture by class, from the first folder: class only and the whole model, same seeds; real images only of phantoms')
     ap.add_argument('--features', default='phantoms', help='the judge: a name or folder')
@@ -29,10 +30,12 @@ def main(argv=None):
     record, attrs = load_features(a.work[0]).record, tables[0].attrs
     facts = dict(command=f'python tests/claim.py {shlex.join(sys.argv[1:] if argv is None else argv)}', dataset=attrs['dataset'], images=int((tables[0].split == 'train').sum()), split=a.split, minutes=a.minutes, steps=a.steps, guidance=a.guidance, size=record['size'])
     rows, runs = earlier.get('rows', []), {}
+    jobs = [(w, t, seed) for w, t in zip(a.work, tables) for seed in a.seeds or [t.attrs['seed']]]
     for method, how in METHODS.items():
-        runs[method] = train_together([dict(out=w, minutes=a.minutes, steps=a.steps, seed=t.attrs['seed'], preset=None) | how for w, t in zip(a.work, tables)])
-        for w, table, run in zip(a.work, tables, runs[method]):
-            seed, n = table.attrs['seed'], min(a.n, int((table.split == a.split).sum()))
+        name = lambda seed: f"{method.split(' + ')[-1]}-seed{seed}" if a.seeds else None
+        runs[method] = train_together([dict(out=w, minutes=a.minutes, steps=a.steps, seed=seed, name=name(seed), preset=None) | how for w, _, seed in jobs])
+        for (w, table, seed), run in zip(jobs, runs[method]):
+            n = min(a.n, int((table.split == a.split).sum()))
             if any((r['method'], r['seed']) == (method, seed) for r in rows): continue
             pipe, sets = build_pipeline(run), {}
             for kind in PROMPTS if pipe.config.uses_text else PROMPTS[:1]:
