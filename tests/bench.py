@@ -61,6 +61,20 @@ def sampling(study, n=32, runs=3):
     return dict(reference={k: reference[k] for k in keys}, chosen={k: chosen[k] for k in keys},
                 images_per_second={k: round(n/s, 2) for k, s in took.items()}, ratio=took['reference']/took['chosen'])
 
+def compiled(n=32, runs=3):
+    "What `torch.compile`, block by block, brings to painting here, and the seconds it takes first."
+    import torch
+    from vap_diffusion.pipeline import load_pipeline
+    def painter(compiled):
+        pipe = load_pipeline('course')
+        if compiled:
+            for block in (*pipe.uvit.in_blocks, pipe.uvit.mid_block, *pipe.uvit.out_blocks): block.compile(dynamic=True)
+        return lambda: pipe(['nevus']*n, generator=[torch.Generator().manual_seed(i) for i in range(n)], output_type='np')
+    first, ours = painter(True), painter(False)
+    start = time.perf_counter(); first(); seconds = time.perf_counter() - start
+    took = alternate(runs, eager=ours, compiled=first)
+    return dict(ratio=took['eager']/took['compiled'], seconds_first=round(seconds, 1), images_per_second={k: round(n/s, 2) for k, s in took.items()})
+
 def cold(code, runs=3):
     "Median seconds of a process."
     return alternate(runs, run=lambda: subprocess.run([sys.executable, '-c', code], check=True, capture_output=True))['run']
@@ -101,6 +115,8 @@ def main():
     row('share of the matmul rate in the train step', s['flop']/s['ours']/rate, .6, matmul_gflops=round(rate/1e9, 1))
     study = ROOT/'results'/'sampling_study.json'
     if study.exists(): found = sampling(json.loads(study.read_text()), runs=a.runs); row('images/s in sampling at equal FID: ours / 50 steps with two passes', found.pop('ratio'), 4, **found)
+    try: found = compiled(runs=a.runs); row('images/s in sampling: compiled blocks / not compiled, which is the default', found.pop('ratio'), **found)
+    except Exception as e: print(f'torch.compile does not work here ({type(e).__name__}): a C++ compiler and the headers of Python are needed')
     with tempfile.TemporaryDirectory() as root: row('share of a training step that waits for data', data_share(root), .02, False)
     memory = json.loads((ROOT/'results'/'metrics_memory.json').read_text())
     row('memory of precision and recall, 20k x 20k x 2048: ours / dense (results/metrics_memory.json)', memory['share']['dense']['working'], .1, False)

@@ -1,5 +1,6 @@
 """Draw the result tables of README.md from results/*.json, between their marks: `make readme`. `--check` only compares."""
 import json, re, sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,10 +66,10 @@ def cost():
         out.append(f"| {a['arm']} | {number(b, 'fid', 1)} | {number(b, 'recall', 2)} | {format(a['own']['adherence']['mean'], '.2f') if 'adherence' in a['own'] else ''} |")
     return out + ['', f"Dermoscopy phantoms, {c['steps']} steps of batch {c['batch']} each, N = {c['n']}, seed {c['arms'][0]['seed']}, prompts drawn from the bank; `{c['command']}`, commit {c['commit']} (measuring describer `measure-1`)."]
 
-def claim():
+def claim(dataset='phantoms'):
     "The three methods of the paper, means over seeds, with each kind of prompt."
-    if not (ROOT/'results'/'claim-phantoms.json').exists(): return ['Not measured in this version yet: `python tests/claim.py` does it.']
-    c = load('claim-phantoms.json')
+    if not (ROOT/'results'/f'claim-{dataset}.json').exists(): return ['Not measured in this version yet: `python tests/claim.py` does it.']
+    c = load(f'claim-{dataset}.json')
     mean = lambda method, kind, k: (lambda v: sum(v)/len(v))([r['prompts'][kind][k] for r in c['rows'] if r['method'] == method])
     out = ['| | prompts | FID (floor) | ratio | recall (floor) | ratio | precision (floor) | adherence (chance) | steps |', '|---|---|---|---|---|---|---|---|---|']
     for method in dict.fromkeys(r['method'] for r in c['rows']):
@@ -80,7 +81,7 @@ def claim():
             out.append(f"| {method} | {'' if method == 'class' else kind} | {cell('fid', 1)} | {ratio('fid', 2)} | {cell('recall', 2)} | {ratio('recall', 1)} | {cell('precision', 2)} | " +
                        (f"{sum(x['mean'] for x in said)/len(said):.2f} ({sum(x['chance'] for x in said)/len(said):.2f})" if all(said) else '') + f" | {' / '.join(str(r['steps']) for r in mine)} |")
     rebuilt = [r['reconstruction'] for r in c['rows'] if r['method'] == 'class']
-    return out + ['', f"{c['minutes']:g} minutes for each model, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), {c['device']}; the reconstruction has FID {sum(r['fid'] for r in rebuilt)/len(rebuilt):.1f} and recall {sum(r['recall'] for r in rebuilt)/len(rebuilt):.2f}. `{c['command']}`, commit {c['commit']}."]
+    return out + ['', f"{c['minutes']:g} minutes for each model, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), guidance {c['guidance']:g}, features `{rebuilt[0]['features']}`, {c['device']}; the reconstruction has FID {sum(r['fid'] for r in rebuilt)/len(rebuilt):.1f} and recall {sum(r['recall'] for r in rebuilt)/len(rebuilt):.2f}. `{c['command']}`, commit {c['commit']}."]
 
 def bench():
     "Speed against its targets."
@@ -91,7 +92,8 @@ def bench():
 
 def drawn(text):
     "README with every `<!-- results: NAME -->` block drawn again."
-    def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters, words=words, cost=cost, claim=claim, bench=bench)[m[1]]()) + '\n<!-- end -->'
+    tables = dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters, words=words, cost=cost, bench=bench, claim=claim) | {f'claim_{d}': partial(claim, d) for d in ('isic2018', 'chestxray14')}
+    def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(tables[m[1]]()) + '\n<!-- end -->'
     return re.sub(r'<!-- results: (\w+) -->\n.*?<!-- end -->', block, text, flags=re.S)
 
 def picture(path, per_class=6, seed=20):
