@@ -57,7 +57,7 @@ def train_step(device, how, compiled):
     flop = {name: step_flops(shape, ways[name]['batch'], words, kind) for name, kind in (('ours', UViT), ('ours_with_prototypes', PrototypeUViT))}
     return {name: f/ways[name]['seconds']/ways[name]['rate'] for name, f in flop.items()}, ways
 
-def whole_way(root, how, minutes):
+def whole_way(root, how, minutes, compiled):
     "Prepare, describe, encode, train, paint, judge."
     from vap_diffusion.datasets import load_images, prepare
     from vap_diffusion.metrics import evaluate
@@ -70,7 +70,7 @@ def whole_way(root, how, minutes):
     table = prepare('phantoms', root/'phantoms', work, 'dermoscopy', n=how['phantoms'], size=how['size'], progress=False); note('prepare')
     describe_table(work, make_mllm('measure'), progress=False); note('describe')
     encode(work, size=how['size']); note('encode')
-    run = train(work, minutes=minutes, progress=False, **how['train']); note('train')
+    run = train(work, minutes=minutes, compile=compiled, progress=False, **how['train']); note('train')
     sample(build_pipeline(run), root/'samples', how['n'], like=work, progress=False); note('sample')
     images, rows = load_samples(root/'samples')
     test, other = table[table.split == 'test'], table[table.split == 'train']
@@ -105,7 +105,7 @@ def main(argv=None):
     row('of this by torch.compile', speed['ours']/speed['ours_eager'])
     row('share of the matmul rate in the train step', share['ours'], .5, matmul_tflops=round(ways['ours']['rate']/1e12, 3))
     row('the same with prototypes', share['ours_with_prototypes'])
-    with tempfile.TemporaryDirectory() as root: found = whole_way(Path(root), how, a.minutes)
+    with tempfile.TemporaryDirectory() as root: found = whole_way(Path(root), how, a.minutes, compiled)
     write_json(a.out or ROOT/'results'/'bench-gpu.json', dict(rows=rows, tiny=a.tiny, compiled=compiled, batch=how['batch'], minutes=a.minutes, whole_way=found, command='python tests/bench_gpu.py ' + ' '.join(sys.argv[1:] if argv is None else argv), seconds=round(time.time() - start), **machine()))
     if missed := [r['what'] for r in rows if r['met'] is False]: sys.exit('missed: ' + '; '.join(missed))
 

@@ -28,6 +28,8 @@ def test_a_weaker_model_must_fit(tmp_path):
     w = folder_with_features(tmp_path)
     short, longer = (build_pipeline(train(w, steps=n, name=f'run{n}', embed_dim=64, depth=2, progress=False)) for n in (2, 4))
     rows = sample(longer, tmp_path/'s', 2, num_inference_steps=2, guide=w/'models'/'run2', progress=False)
+    early = sample(longer, tmp_path/'e', 2, num_inference_steps=2, guide=w/'models'/'run4'/'early', progress=False)      # its own averaged weights, after a quarter of the training
+    assert early.equals(rows) and not np.array_equal(*(load_samples(tmp_path/f)[0] for f in 'se'))
     assert len(rows) == 2 and 'run2' in (tmp_path/'s'/'sample.json').read_text()
     other = train(w, steps=2, name='eps', embed_dim=64, depth=2, progress=False, prediction_type='epsilon'); build_pipeline(other)
     with pytest.raises(ValueError, match='predicts epsilon'): sample(longer, tmp_path/'t', 2, guide=other, progress=False)
@@ -39,3 +41,12 @@ def test_images_do_not_depend_on_the_batch(pipe, tmp_path):
     for size in (2, 7): sample(pipe, tmp_path/str(size), 9, num_inference_steps=4, batch_size=size, progress=False, seed=3)
     (a, rows_a), (b, rows_b) = (load_samples(tmp_path/str(size)) for size in (2, 7))
     assert rows_a.equals(rows_b) and np.abs(a.astype(int) - b).max() <= 1
+
+def test_a_model_trained_anew_under_its_old_name_is_another(pipe, tmp_path):
+    sample(pipe, tmp_path, 2, num_inference_steps=1, progress=False)
+    weight = pipe.uvit.norm.bias
+    with torch.no_grad(): weight += 1e-3
+    try:
+        with pytest.raises(FileExistsError, match='another run .weights was'): sample(pipe, tmp_path, 2, num_inference_steps=1, progress=False)
+    finally:
+        with torch.no_grad(): weight -= 1e-3

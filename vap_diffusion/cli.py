@@ -135,6 +135,7 @@ def train(
     weighting:Annotated[str, Option(help='of the steps of the schedule: none or min_snr')]='none',
     batch_size:Annotated[Optional[int], Option(help='of all processes together; by the preset when not given')]=None,
     accumulate:Annotated[int, Option(help='pieces in which a batch is worked off')]=1,
+    compile:Annotated[bool, Option('--compile', help='torch.compile; worth it in long trainings on a GPU')]=False,
     watch:Annotated[Optional[int], Option(help='steps between looks: pictures, and FID on the validation split; four looks in a run when not given')]=None,
     no_watch:Annotated[bool, Option('--no-watch', help='do not look')]=False,
     features:Annotated[str, Option(help='what judges at a look: phantoms, inception:FILE, timm:NAME or a folder')]='phantoms',
@@ -149,7 +150,7 @@ def train(
     changes = {k: v for k, v in dict(prediction_type=prediction, batch_size=batch_size).items() if v is not None}
     if watch and no_watch: raise ValueError('--watch and --no-watch: choose one')
     if not no_watch and (watch or (load_table(out).split == 'val').sum() > 3): changes |= dict(watch=metrics.Watch(out, features=features), watch_every=watch)
-    run = training.train(out, text, prototypes, minutes, steps, preset, name, seed, alpha, pcm=pcm, accumulate=accumulate, schedule=schedule, weighting=weighting, **changes)
+    run = training.train(out, text, prototypes, minutes, steps, preset, name, seed, alpha, pcm=pcm, accumulate=accumulate, compile=compile, schedule=schedule, weighting=weighting, **changes)
     if PartialState().is_main_process:
         build_pipeline(run)
         if (run/'report.html').exists(): typer.echo(f'{run/"report.html"} shows the training') # not of a run by an earlier version
@@ -166,16 +167,17 @@ def sample(
     prompts:Annotated[str, Option(help='bank, own (of the images of --like), unseen (recombined), heldout (of images not trained on), or the FILE of a bank')]='bank',
     like:Annotated[Optional[Path], Option(help='a working folder whose class frequencies are kept')]=None,
     split:Annotated[str, Option(help='which images of --like')]='test',
-    steps:Annotated[int, Option(help='of the sampler; where it guides, a step takes two network evaluations')]=12,
+    steps:Annotated[int, Option(help='of the sampler; where it guides, a step takes two network evaluations')]=10,
     guidance:Annotated[float, Option(help='1: none; more: nearer to class and prompt, less varied')]=2,
     guidance_interval:Annotated[tuple[float, float], Option(help='guide while t / T lies between these (1 is pure noise)')]=(0., .6),
-    guide:Annotated[Optional[str], Option(help='a weaker model, such as a shorter training, for autoguidance')]=None,
+    guide:Annotated[Optional[str], Option(help='a weaker model for autoguidance: a shorter training, or W/models/NAME/early')]=None,
     batch_size:Annotated[int, Option(help='images at once')]=64,
+    compile:Annotated[bool, Option('--compile', help='torch.compile: faster after a minute or more')]=False,
     seed:Seed=0,
 ):
     "Paint images from classes and descriptions; goes on where it stopped."
     from vap_diffusion import pipeline
-    rows = pipeline.sample(model, out, n, label, prompt, prompts, like, split, seed, steps, guidance, guidance_interval, guide, batch_size)
+    rows = pipeline.sample(model, out, n, label, prompt, prompts, like, split, seed, steps, guidance, guidance_interval, guide, batch_size, compile)
     for row in rows.head(8).itertuples(): typer.echo(f'{out/row.file_name}  {row.label}: {row.prompt}')
     typer.echo(f'{len(rows)} synthetic images in {out/"images"}, listed in {out/"manifest.csv"}')
 

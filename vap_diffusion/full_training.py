@@ -42,8 +42,7 @@ class Step:
         with torch.random.fork_rng([]): torch.manual_seed(0); self.model = kind(**shape).to(device)
         self.shape, self.device, self.dtype, self.optimizer = shape, torch.device(device), dtype, None
         self.scheduler = DDPMScheduler(**SCHEDULES['sd'])
-        if compiled:
-            for block in (*self.model.in_blocks, self.model.mid_block, *self.model.out_blocks): block.compile(dynamic=True)
+        if compiled: self.model.compile_repeated_blocks(dynamic=True)
 
     def feed(self, batch:int, words:int=100, classes:int|None=None) -> 'Step':
         "Draw a batch whose longest text has `words` tokens and whose shortest two fifths of that, from `classes` different classes."

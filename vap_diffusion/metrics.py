@@ -738,7 +738,7 @@ class Watch:
         out, # the working folder
         n:int|None=None, # images to paint; None: 1000 on a GPU, else 300. At most the validation split
         features='phantoms', # name or path for `load_features`
-        num_inference_steps:int=12,
+        num_inference_steps:int=10,
         guidance_scale:float=2.,
         per_class:int=6, # in the picture
         seed:int=0,

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SYNTHETIC', 'PROMPT_KINDS', 'KNOWN_TERMS', 'CARD', 'decode_standard', 'VAPDiffusionOutput', 'VAPDiffusionPipeline',
-           'load_pipeline', 'assemble', 'build_pipeline', 'write_image', 'plan_labels', 'split_rows', 'bank_of', 'plan',
-           'sample', 'guide_of', 'claim_folder', 'load_samples', 'main', 'data_facts', 'run_facts', 'licence',
-           'figure_section', 'add_figures', 'read_figures', 'card', 'push', 'refusal']
+           'load_pipeline', 'assemble', 'network', 'build_pipeline', 'write_image', 'plan_labels', 'split_rows',
+           'bank_of', 'plan', 'sample', 'weights_hash', 'guide_of', 'claim_folder', 'load_samples', 'main',
+           'data_facts', 'run_facts', 'licence', 'figure_section', 'add_figures', 'read_figures', 'card', 'push',
+           'refusal']
 
 # %% ../nbs/12_pipeline.ipynb #12a00003
 import argparse, difflib, hashlib, json, os, shlex, shutil, sys, tempfile, time, warnings
@@ -121,7 +122,7 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         self,
         class_labels:str|int|list,         # names or numbers of classes, B of them
         prompt:str|list[str]|None=None,    # descriptions; None: drawn from the prompt bank
-        num_inference_steps:int=12,
+        num_inference_steps:int=10,
         guidance_scale:float=2.,          # w in uncond + w (cond - uncond); 1 is no guidance, and half the work
         guidance_interval:tuple[float, float]=(0., .6), # guide while t / T lies here (Kynkäänniemi et al. 2024): noise has t / T = 1
         guide:UViT|None=None,             # a weaker model of the same kind, instead of the empty class (Karras et al. 2024, autoguidance)
@@ -211,14 +212,21 @@ def assemble(
     return VAPDiffusionPipeline(vae, uvit, load_text_encoder(record['text_encoder']), scheduler, record['classes'], settings['text'], table.modality.mode()[0],
                                 fingerprint(vae), settings['text_fingerprint'], f'{table.attrs["dataset"]}-{run.name}')
 
+def network(
+    run,                       # a folder of `train`
+    which:str='model',         # 'model', or 'early': as it was after a quarter of the budget
+) -> UViT:
+    "The averaged weights that `train` left, in eval mode."
+    settings = json.loads((Path(run)/'train.json').read_text())['settings']
+    return (PCM[settings.get('pcm') or 'paper'] if settings['prototypes'] else UViT).from_pretrained(Path(run)/which).eval()
+
 def build_pipeline(
     run,                       # a folder that `train` filled: out/models/NAME
 ) -> VAPDiffusionPipeline:     # saved in run/pipeline
     "Put the trained model, the parts that it was trained with and the prompt bank together, and save them in run/pipeline."
     run = Path(run)
     if (run/'pipeline'/'model_index.json').exists(): return load_pipeline(run/'pipeline')
-    settings = json.loads((run/'train.json').read_text())['settings']
-    pipe = assemble(run, (PCM[settings.get('pcm') or 'paper'] if settings['prototypes'] else UViT).from_pretrained(run/'model').eval())
+    pipe = assemble(run, network(run))
     pipe.prompt_bank = PromptBank.from_descriptions(run.parent.parent)
     pipe.card = card(pipe, run_facts(run))
     part = run/'pipeline.part'
@@ -296,11 +304,12 @@ def sample(
     n:int=16,
     label:str|None=None, prompt:str|None=None, prompts:str='bank', like=None, split:str='test', # as in `plan`
     seed:int=0,                # image i starts from noise of its own, which depends on seed and i alone
-    num_inference_steps:int=12,
+    num_inference_steps:int=10,
     guidance_scale:float=2.,
     guidance_interval:tuple[float, float]=(0., .6), # of t / T
-    guide=None,                # a weaker model for autoguidance: what `load_pipeline` takes
-    batch_size:int=64,
+    guide=None,                # a weaker model for autoguidance: what `load_pipeline` takes, or the folder early/ of a run
+    batch_size:int=64,          # images at once; another one changes at most the last gray level of a pixel
+    compile:bool=False,         # torch.compile: faster after a minute or more
     progress:bool=True,
 ) -> pd.DataFrame:             # the manifest: file_name, label, prompt, seed
     """Paint n images into a folder. Stopped and called again, it paints only what is missing, the same as it would have been.
@@ -311,14 +320,15 @@ def sample(
     if num_inference_steps < 1: raise ValueError(f'{num_inference_steps} steps are too few: give at least 1')
     pipe = model if isinstance(model, VAPDiffusionPipeline) else load_pipeline(model)
     rows, weaker = plan(pipe, n, label, prompt, prompts, like, split, seed), guide_of(pipe, guide)
-    settings = dict(model=pipe.config.name, text_fingerprint=pipe.config.text_fingerprint, n=n, label=label, prompt=prompt, prompts=prompts, like=str(like) if like else None, split=split if like else None,
-                    seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, guidance_interval=list(guidance_interval), batch_size=batch_size, version=__version__)
-    if guide is not None: settings |= dict(guide=str(guide))
+    settings = dict(model=pipe.config.name, weights=weights_hash(pipe.uvit, pipe.vae), text_fingerprint=pipe.config.text_fingerprint, n=n, label=label, prompt=prompt, prompts=prompts, like=str(like) if like else None, split=split if like else None,
+                    seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, guidance_interval=list(guidance_interval), version=__version__)
+    if guide is not None: settings |= dict(guide=str(guide), guide_weights=weights_hash(weaker))
     if prompts not in PROMPT_KINDS: settings |= dict(prompts=str(prompts), words=hashlib.sha256('\n'.join(rows.prompt).encode()).hexdigest()[:12]) # a file may change
     claim_folder(out, settings)
     rows.insert(0, 'file_name', [f'images/{i:05}.png' for i in range(n)]); rows['seed'] = seed
     rows.to_csv(out/'manifest.csv', index=False)
-    missing = [i for i, f in enumerate(rows.file_name) if not (out/f).exists()]
+    missing = {i for i, f in enumerate(rows.file_name) if not (out/f).exists()}
+    if compile: pipe.uvit.compile_repeated_blocks(dynamic=True)
     with tqdm(total=n, initial=n - len(missing), desc=f'sampling {out.name}', unit='image', disable=not progress) as bar:
         for start in sorted({i//batch_size*batch_size for i in missing}):                         # whole batches, so that a resumed one is the same
             part = rows.iloc[start:start + batch_size]
@@ -328,10 +338,17 @@ def sample(
                 if i in missing: write_image(out/rows.file_name[i], image, part.label[i], part.prompt[i], seed, pipe.config.name); bar.update()
     return rows
 
+def weights_hash(*parts) -> str: # 12 hexadecimal digits
+    "Names trained networks by their weights: a model trained anew under its old name is another one."
+    digest = hashlib.sha256()
+    for part in parts:
+        for key, value in sorted(part.state_dict().items()): digest.update(key.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
 def guide_of(pipe, guide) -> UViT|None:
     "The network of a weaker model; `ValueError` when it does not fit."
     if guide is None: return None
-    other = load_pipeline(guide)
+    other = assemble(Path(guide).parent, network(Path(guide).parent, 'early')) if (Path(guide)/'config.json').exists() else load_pipeline(guide)
     for what in ('vae_fingerprint', 'text_fingerprint', 'class_names'):
         if other.config[what] != pipe.config[what]: raise ValueError(f'--guide {guide} has another {what.replace("_", " ")} than the model: take a shorter training on the same features')
     if other.scheduler.config.prediction_type != pipe.scheduler.config.prediction_type: raise ValueError(f'--guide {guide} predicts {other.scheduler.config.prediction_type}, the model {pipe.scheduler.config.prediction_type}: take one that was trained alike')

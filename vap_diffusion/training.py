@@ -41,16 +41,16 @@ from .prototype import PCM, vap_loss
 # %% ../nbs/11_training.ipynb #11a00004
 PRESETS = {
     'cpu': dict(size=64, model=dict(patch_size=2, embed_dim=128, depth=6, num_heads=4),
-                batch_size=16, lr=1.5e-3, warmup=100, ema=0.998, minutes=10, mixed_precision='bf16', prediction_type='v_prediction', schedule='sd', weighting='none'),
+                batch_size=16, lr=1.5e-3, betas=[0.9, 0.99], warmup=100, anneal=0.5, ema=0.998, minutes=10, mixed_precision='bf16', prediction_type='v_prediction', schedule='sd', weighting='none'),
     'gpu': dict(size=128, model=dict(patch_size=2, embed_dim=512, depth=12, num_heads=8),
-                batch_size=256, lr=2e-4, warmup=1000, ema=0.9995, minutes=30, mixed_precision='bf16', prediction_type='epsilon', schedule='sd', weighting='none'),
+                batch_size=256, lr=2e-4, betas=[0.9, 0.99], warmup=1000, anneal=0.5, ema=0.9995, minutes=30, mixed_precision='bf16', prediction_type='epsilon', schedule='sd', weighting='none'),
     'paper': dict(size=256, model=dict(patch_size=2, embed_dim=512, depth=16, num_heads=8),
-                  batch_size=256, lr=2e-4, warmup=5000, ema=0.9999, minutes=1440, mixed_precision='bf16', prediction_type='epsilon', schedule='sd', weighting='none'),
+                  batch_size=256, lr=2e-4, betas=[0.9, 0.9], warmup=5000, anneal=0., ema=0.9999, minutes=1440, mixed_precision='bf16', prediction_type='epsilon', schedule='sd', weighting='none'),
 }
 
 def load_preset(
     name:str|None=None,    # a name in `PRESETS`; None: 'gpu' where there is one, else 'cpu'
-) -> dict:                 # size, model, batch_size, lr, warmup, ema, minutes, mixed_precision, prediction_type, schedule, weighting
+) -> dict:                 # size, model, batch_size, lr, betas, warmup, anneal, ema, minutes, mixed_precision, prediction_type, schedule, weighting
     "The settings of a preset. Raises `ValueError` for an unknown name."
     name = name or ('gpu' if torch.cuda.is_available() else 'cpu')
     if name not in PRESETS: raise ValueError(f'preset {name!r} is not known: choose one of {", ".join(PRESETS)}')
@@ -244,9 +244,14 @@ def batches(features:Features, batch_size:int, seed:int, step:int=0, **kw):
             ahead = pool.submit(draw, step)
             yield batch
 
-def lr_at(done:float, step:int, warmup:int) -> float: # between 0 and 1
-    "Warm up over steps, hold, and go down to zero over the last half of the budget."
-    return min(1, (step + 1)/warmup)*min(1, 2*(1 - done))
+def lr_at(
+    done:float,            # share of the budget that is spent
+    step:int,
+    warmup:int,            # steps
+    anneal:float=0.5,      # share of the budget, its last, over which the rate goes down to zero; 0: it is held to the end
+) -> float:                # between 0 and 1
+    "Warm up over steps, hold, and go down."
+    return min(1, (step + 1)/warmup)*(min(1, (1 - done)/anneal) if anneal else 1)
 
 # %% ../nbs/11_training.ipynb #11a0d002
 SCHEDULES = { # name -> arguments of any diffusers scheduler
@@ -296,6 +301,8 @@ def save_checkpoint(folder, model, ema, optimizer, state:dict, keep:int=2):
     write_json(part/'state.json', state | dict(files={p.name: digest(p) for p in sorted(part.glob('*.safetensors'))}))
     shutil.rmtree(done, ignore_errors=True)
     part.rename(done)
+    for later in checkpoints(folder): # damaged ones, from before which the run went on
+        if int(later.name[5:]) > state['step']: shutil.rmtree(later)
     for old in checkpoints(folder)[:-keep]: shutil.rmtree(old)
 
 def load_checkpoint(folder, model, ema, optimizer) -> dict|None: # the state; None: there is none
@@ -304,9 +311,9 @@ def load_checkpoint(folder, model, ema, optimizer) -> dict|None: # the state; No
         try:
             state = json.loads((path/'state.json').read_text())
             odd = next((n for n, d in state['files'].items() if digest(path/n) != d), None)
-            if odd: raise ValueError(f'{odd} has changed')
+            if odd or state['step'] != int(path.name[5:]): raise ValueError(f"{odd or 'state.json'} has changed")
             weights, averages, moments = (load_file(path/f'{n}.safetensors') for n in ('model', 'ema', 'optimizer'))
-        except (OSError, ValueError, KeyError, SafetensorError) as e:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
             warnings.warn(f'{path} is damaged ({e}) and left aside: the checkpoint before it is taken', stacklevel=3)
             continue
         names = dict(model.named_parameters())
@@ -352,7 +359,7 @@ class Log:
             part.replace(path)
         for path in self.folder.glob('watch/step-*.png'):
             if int(path.stem[5:]) > step: path.unlink()
-        self.board = SummaryWriter(folder/'tensorboard', purge_step=step)
+        self.board = SummaryWriter(folder/'tensorboard', purge_step=step + 1)
     def write(self, name, numbers, prefix=''):
         with open(self.folder/f'{name}.jsonl', 'a') as file: file.write(json.dumps(numbers) + '\n')
         for k, v in numbers.items():
@@ -440,8 +447,9 @@ def diverged(folder, step, loss, mean_loss, x0, settings) -> str:
     "What to say of a run that broke: where, what is left, and the likely cause."
     if not x0.isfinite().all(): cause = 'the cached latents hold numbers that are not finite: delete the folder features and run `vap-diffusion encode` again'
     else: cause = f"the learning rate ({settings['lr']:g}) is likely too high, or the warm-up ({settings['warmup']} steps) too short: lower the one or lengthen the other, under another --name"
-    left = checkpoints(folder/'checkpoints')
-    return f"{folder.name}: the loss is {loss:.3g} at step {step} (mean {mean_loss:.3g}; answering 0 has 1); {cause}. The last good state is in {left[-1] if left else 'no checkpoint yet'}"
+    good = lambda p: json.loads((p/'state.json').read_text())['mean_loss'] < 1.1                 # at least as good as answering 0, nearly
+    left = [p for p in checkpoints(folder/'checkpoints') if good(p)]
+    return f"{folder.name}: the loss is {loss:.3g} at step {step} (mean {mean_loss:.3g}; answering 0 has 1); {cause}. The last good state is in {left[-1] if left else 'no checkpoint'}"
 
 def train(
     out,                       # the working folder, with features
@@ -459,14 +467,15 @@ def train(
     row:int=0,                 # of its progress bar, where several runs share a screen
     pcm:str='paper',           # the mechanism as in the paper, or as in the authors' 'released' code (chapter 10)
     accumulate:int=1,          # pieces in which a batch is worked off, for little memory
+    compile:bool=False,        # torch.compile, block by block: one graph for all of them and for every length of text
     watch=None,                # looks at the run: called as watch(model with averaged weights, folder, step); what it returns goes into watch.jsonl (chapter 13 has one)
     watch_every:int|None=None, # steps between looks; None: after each quarter of the budget
-    **changes,                 # of the preset: batch_size, lr, warmup, ema, prediction_type, schedule, weighting; or of its model: embed_dim, depth, ...
+    **changes,                 # of the preset: batch_size, lr, betas, warmup, anneal, ema, prediction_type, schedule, weighting; or of its model: embed_dim, depth, ...
 ) -> Path:                     # the folder of the run: out/models/NAME
     """Train a generator on cached features: the loop of chapter 11. Stopped and called again, it goes on; finished, it does nothing.
     With a budget in steps, on one CPU, a run that was stopped or killed ends with the same weights, bit by bit. `accelerate launch` runs it in many processes.
 
-    Leaves log.jsonl, tensorboard/, model/ (the averaged weights), report.html, and train.json with steps, seconds, processor seconds, images seen and the settings; with `watch` also watch.jsonl.
+    Leaves log.jsonl, tensorboard/, model/ (the averaged weights), early/ (those of a quarter of the budget, for autoguidance), report.html, and train.json with steps, seconds, processor seconds, images seen and the settings; with `watch` also watch.jsonl.
     Looks are not paid from the budget and leave the run as it is; one that fails is reported in a warning and is the last one."""
     if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
     if min(minutes or 1, steps or 1) <= 0: raise ValueError(f'a budget of {minutes or steps} is too small: give at least one step')
@@ -487,11 +496,12 @@ def train(
     with accelerator.main_process_first():
         if start_run(folder, wanted): return folder
     model = make_model(features, settings, prototypes, seed, pcm).to(accelerator.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03, betas=(0.9, 0.99), fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03, betas=tuple(settings['betas']), fused=True)
     ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75, foreach=True)
     scheduler = DDPMScheduler(**schedule, prediction_type=settings['prediction_type'])
     state = load_checkpoint(folder/'checkpoints', model, ema, optimizer) or dict(step=0, seconds=0., cpu_seconds=0., mean_loss=1.)
     step, mean_loss, began, cpu, saved, waited, logged = state['step'], state['mean_loss'], time.time() - state['seconds'], time.process_time() - state['cpu_seconds'], time.time(), 0., time.time()
+    if compile: model.compile_repeated_blocks(dynamic=True)
     network = accelerator.prepare(model)                                                        # the same parameters; several processes average their gradients
     data = batches(features, size, seed, step, text=text, drop=drop, part=slice(rank, None, world))
     log, total = Log(folder, step) if main else None, steps or 60*minutes
@@ -519,7 +529,7 @@ def train(
     with signals_noted() as came:
         try:
             while done < 1:
-                for group in optimizer.param_groups: group['lr'] = settings['lr']*lr_at(done, step, settings['warmup'])
+                for group in optimizer.param_groups: group['lr'] = settings['lr']*lr_at(done, step, settings['warmup'], settings['anneal'])
                 waiting = time.time(); batch = next(data); waited += time.time() - waiting
                 losses = []
                 for i in range(accumulate):
@@ -542,6 +552,8 @@ def train(
                     waited, logged = 0., time.time()
                     bar.set_postfix(step=step, loss=f'{loss:.3f}')
                 bar.update(round(step if steps else min(seconds, total)) - bar.n)
+                if main and before < 0.25 <= done:
+                    ema.store(model.parameters()); ema.copy_to(model.parameters()); model.save_pretrained(folder/'early'); ema.restore(model.parameters())
                 if came: keep(); raise KeyboardInterrupt(f'at step {step}; nothing is lost, the same command goes on')
                 if time.time() - saved > save_every: keep(); saved = time.time()
                 if watching and (done == 1 or (step % watch_every == 0 if watch_every else int(4*done) > int(4*before))): watching = look()

@@ -98,6 +98,8 @@ class UViT(ModelMixin, ConfigMixin):
     """U-ViT (Bao et al. 2023) over time, class, text and image tokens: predicts the noise of Eq. 2.
 
     The backbone of VAP-Diffusion (Sec. 2.1). Tokens stand in the order time, class, text, image."""
+    _repeated_blocks = ['Block'] # what diffusers' compile_repeated_blocks compiles: one graph for all of them and for every length of text
+
     @register_to_config
     def __init__(self,
         sample_size:int=16, # height and width of the latent
