@@ -28,7 +28,8 @@ def main(argv=None):
     a = ap.parse_args(argv)
     start, tables, earlier = time.time(), [load_table(w) for w in a.work], json.loads(a.out.read_text()) if a.out.exists() else {}
     record, attrs = load_features(a.work[0]).record, tables[0].attrs
-    facts = dict(command=f'python tests/claim.py {shlex.join(sys.argv[1:] if argv is None else argv)}', dataset=attrs['dataset'], images=int((tables[0].split == 'train').sum()), split=a.split, minutes=a.minutes, steps=a.steps, guidance=a.guidance, size=record['size'])
+    facts = dict(command=f'python tests/claim.py {shlex.join(sys.argv[1:] if argv is None else argv)}', dataset=attrs['dataset'], images=int((tables[0].split == 'train').sum()), split=a.split, minutes=a.minutes, steps=a.steps, guidance=a.guidance, features=a.features, size=record['size'])
+    if odd := [k for k in facts if k not in ('command', 'images') and earlier and earlier.get(k) != facts[k]]: sys.exit(f'{a.out} holds another claim ({", ".join(odd)} differ): give another --out, or delete it')
     rows, runs = earlier.get('rows', []), {}
     jobs = [(w, t, seed) for w, t in zip(a.work, tables) for seed in a.seeds or [t.attrs['seed']]]
     for method, how in METHODS.items():
@@ -36,13 +37,13 @@ def main(argv=None):
         runs[method] = train_together([dict(out=w, minutes=a.minutes, steps=a.steps, seed=seed, name=name(seed), preset=None) | how for w, _, seed in jobs])
         for (w, table, seed), run in zip(jobs, runs[method]):
             n = min(a.n, int((table.split == a.split).sum()))
-            if any((r['method'], r['seed']) == (method, seed) for r in rows): continue
+            if any((r['method'], r['seed'], r['work']) == (method, seed, w.name) for r in rows): continue
             pipe, sets = build_pipeline(run), {}
             for kind in PROMPTS if pipe.config.uses_text else PROMPTS[:1]:
                 sets[kind] = w/'claim'/f'{run.name}-{kind}-{a.split}'
                 sample(pipe, sets[kind], n, like=w, split=a.split, prompts=kind, seed=seed, guidance_scale=a.guidance)
             found, made = judge(sets, {'class': pipe}, table, record['size'], a.split, n, a.features, seed), json.loads((run/'train.json').read_text())
-            rows.append(dict(method=method, seed=seed, n=n, **{k: made[k] for k in ('steps', 'images_seen', 'seconds', 'cpu_seconds', 'parameters')}, prompts={k: found[k] for k in sets}, reconstruction=found['reconstruction']))
+            rows.append(dict(method=method, seed=seed, work=w.name, n=n, **{k: made[k] for k in ('steps', 'images_seen', 'seconds', 'cpu_seconds', 'parameters')}, prompts={k: found[k] for k in sets}, reconstruction=found['reconstruction']))
             print(method, seed, {k: {f: round(found[k][f], 3) for f in ('fid', 'recall', 'precision')} for k in sets}, flush=True)
             write_json(a.out, facts | dict(seconds=round(earlier.get('seconds', 0) + time.time() - start), rows=rows, **machine()))
     if a.grid:

@@ -180,3 +180,16 @@ def test_mirrored_images_have_mirrored_words(tmp_path):
     from vap_diffusion.vaps import describe_table
     prepare('phantoms', tmp_path/'chest', tmp_path/'c', n=12, size=64, modality='chest_xray', progress=False); describe_table(tmp_path/'c', progress=False)
     with pytest.raises(ValueError, match='mirrored chest X-ray'): encode(tmp_path/'c', flips=True)
+
+def test_an_autoencoder_that_changed_under_its_name_is_refused(tmp_path):
+    from vap_diffusion.autoencoder import load_autoencoder
+    from vap_diffusion.pipeline import build_pipeline
+    from vap_diffusion.training import encode, train
+    w, vae = folder_with_features(tmp_path, 40), load_autoencoder('course')
+    import shutil; shutil.rmtree(w/'features')
+    vae.save_pretrained(tmp_path/'ae'); encode(w, str(tmp_path/'ae'))
+    run = train(w, steps=1, **SMALL)
+    with torch.no_grad(): vae.encoder.conv_in.bias += 1
+    vae.save_pretrained(tmp_path/'ae')
+    with pytest.raises(FileExistsError, match='other features .start_fingerprint was'): encode(w, str(tmp_path/'ae'))
+    with pytest.raises(ValueError, match='autoencoder is not the one'): build_pipeline(run)

@@ -210,7 +210,7 @@ def assemble(
     vae.register_to_config(latents_mean=record['latents_mean'], latents_std=record['latents_std'])  # measured on these training images
     scheduler = DPMSolverMultistepScheduler(**SCHEDULES[settings['preset']['schedule']], algorithm_type='dpmsolver++', solver_order=2, use_lu_lambdas=True, prediction_type=settings['preset']['prediction_type'])
     return VAPDiffusionPipeline(vae, uvit, load_text_encoder(record['text_encoder']), scheduler, record['classes'], settings['text'], table.modality.mode()[0],
-                                fingerprint(vae), settings['text_fingerprint'], f'{table.attrs["dataset"]}-{run.name}')
+                                settings['vae_fingerprint'], settings['text_fingerprint'], f'{table.attrs["dataset"]}-{run.name}')
 
 def network(
     run,                       # a folder of `train`

@@ -63,9 +63,9 @@ def write_json(path, data):
     part.write_text(json.dumps(data, indent=1) + '\n')
     part.replace(path)
 
-def adapted_autoencoder(out, images, name, minutes, seed=0):
-    "The autoencoder of a folder: `name` as it is, or adapted to these images for some minutes, the last third for the decoder alone."
-    vae, folder = load_autoencoder(name), Path(out)/'autoencoder'
+def adapted_autoencoder(out, vae, images, name, minutes, seed=0):
+    "The autoencoder of a folder: `vae`, called `name`, as it is, or adapted to these images for some minutes, the last third for the decoder alone."
+    folder = Path(out)/'autoencoder'
     if not minutes: return vae
     wanted = dict(start=name, start_fingerprint=fingerprint(vae), minutes=minutes, images=len(images), size=images.shape[1], seed=seed)
     if (folder/'adapted.json').exists():
@@ -134,15 +134,17 @@ def encode(
     texts = words.set_index('file_name').t_mix[table.file_name].tolist()
     if flips and (table.modality == 'chest_xray').any(): raise ValueError('flips: a mirrored chest X-ray has its heart on the wrong side: leave --flips out')
     encoder = load_text_encoder(text_encoder)
-    wanted = dict(size=size, autoencoder=autoencoder, adapt_minutes=adapt_minutes, text_encoder=text_encoder, text_fingerprint=encoder.fingerprint, seed=seed, flips=flips,
+    vae = load_autoencoder(autoencoder)
+    wanted = dict(size=size, autoencoder=autoencoder, start_fingerprint=fingerprint(vae), adapt_minutes=adapt_minutes, text_encoder=text_encoder, text_fingerprint=encoder.fingerprint, seed=seed, flips=flips,
                   table=table.attrs['source'], descriptions=hashlib.sha256('\n'.join(texts).encode()).hexdigest()[:16])
     if (folder/'features.json').exists():
         found = json.loads((folder/'features.json').read_text())
-        if all(found.get(k, False if k == 'flips' else None) == v for k, v in wanted.items()): return found
+        found = dict(flips=False, start_fingerprint=wanted['start_fingerprint']) | found   # of an earlier version
+        if all(found.get(k) == v for k, v in wanted.items()): return found
         raise FileExistsError(f'{folder} holds other features ({differences(found, wanted)}): use another working folder, or delete {folder}')
     images = load_images(table, table.attrs['root'], size)                                  # N H W 3
     train = (table.split == 'train').to_numpy(copy=True)
-    vae = adapted_autoencoder(out, images[train], autoencoder, adapt_minutes, seed)
+    vae = adapted_autoencoder(out, vae, images[train], autoencoder, adapt_minutes, seed)
     mean, logvar = encode_images(vae, images)                                              # N C h w
     shift, spread = channel_statistics(mean[torch.from_numpy(train)], logvar[torch.from_numpy(train)])
     if flips: # rows n to 2n of the cache
