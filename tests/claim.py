@@ -48,6 +48,6 @@ def main(argv=None):
             write_json(a.out, facts | dict(seconds=round(earlier.get('seconds', 0) + time.time() - start), rows=rows, **machine()))
     if a.grid:
         pipes = {'class': build_pipeline(runs['class'][0]), 'class+text': build_pipeline(runs['class + text + prototypes'][0])}
-        draw_samples(shown_images(pipes, a.work[0], tables[0], record['size'], a.split, 4, tables[0].attrs['seed'], a.guidance), a.grid, real=attrs['dataset'] == 'phantoms')
+        draw_samples(shown_images(pipes, a.work[0], tables[0], record['size'], a.split, 4, tables[0].attrs['seed'], a.guidance), a.grid, real=attrs['dataset'] == 'phantoms', titles={'real': 'phantoms', 'class+text': 'VAP-Diffusion'})
 
 if __name__ == '__main__': main()

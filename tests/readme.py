@@ -108,7 +108,7 @@ def picture(path, per_class=6, seed=20):
         prompts = [describe_attributes(p.modality, p.attributes) for p in phantoms]
         painted = pipe([label]*per_class, prompts, generator=[torch.Generator().manual_seed(i) for i in range(per_class)], output_type='np').images
         shown[label] = {'real': [p.image for p in phantoms], 'class+text': painted, 'prompts': prompts}
-    draw_samples(shown, path)
+    draw_samples(shown, path, titles=dict(real='phantoms'))
 
 if __name__ == '__main__':
     if '--picture' in sys.argv: picture(ROOT/'assets'/'samples.png'); sys.exit()

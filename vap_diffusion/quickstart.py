@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 from . import __version__
-from .datasets import load_images, load_table, prepare
+from .datasets import SPLITS, load_images, load_table, prepare
 from .autoencoder import decode_latents, encode_images, reconstruction
 from .vaps import describe_table, load_descriptions, make_mllm
 from .training import encode, log_lines, train_together, write_json
-from .pipeline import SYNTHETIC, build_pipeline, load_samples, sample
-from .metrics import adherence, evaluate
+from .pipeline import PROMPT_KINDS, SYNTHETIC, build_pipeline, load_samples, sample
+from .metrics import adherence, evaluate, load_features
 
 # %% ../nbs/19_quickstart.ipynb #19a00004
 def commit() -> str:
@@ -100,10 +100,10 @@ def shown_images(pipes, out, table, size, split, per_class, seed, guidance_scale
         shown[label] = dict(real=load_images(rows, table.attrs['root'], size, progress=False), prompts=prompts, **{'class': paint('class', None), 'class+text': paint('class+text', prompts)})
     return shown
 
-def draw_samples(shown:dict, path, real:bool=True, prompts:bool=True):
+def draw_samples(shown:dict, path, real:bool=True, prompts:bool=True, titles:dict={}):
     "The picture: rows by class; real, class-only, class + text; the prompts below, numbered."
     from matplotlib.figure import Figure
-    titles = {'real': 'real', 'class': 'class only', 'class+text': 'class + text'}
+    titles = {'real': 'real', 'class': 'class only', 'class+text': 'class + text'} | titles
     kinds = [k for k in titles if k in next(iter(shown.values())) and (real or k != 'real')]
     per = max(len(s['prompts']) for s in shown.values())
     lines = [f'{label} {i + 1}: {p}' for label, s in shown.items() for i, p in enumerate(s['prompts'])] if prompts else []
@@ -218,8 +218,20 @@ def quickstart(
 ) -> dict:                          # as in results.json
     """Prepare, describe, encode, train class-only and class + text with the same budget, sample, evaluate, report.
 
-    Leaves results.json, samples.png, losses.png and report.html. Stopped and called again, it goes on where it was."""
+    Leaves results.json, samples.png, losses.png and report.html. Stopped and called again, it goes on where it was; finished, it only says what came out.
+    Raises `ValueError` or `FileNotFoundError` for what would fail later, before anything is trained."""
     out, start = Path(out), time.time()
+    if n < 4: raise ValueError(f'n is {n}: recall and precision need at least 4 images')
+    for s in splits:
+        if s not in SPLITS: raise ValueError(f'split {s!r} is not known: choose {", ".join(SPLITS)}')
+    for p in prompts:
+        if p not in PROMPT_KINDS and not Path(p).exists(): raise ValueError(f'prompts {p!r} are not known: choose {", ".join(PROMPT_KINDS)}, or the file of a bank')
+    judge_network = load_features(features)
+    settings = dict(dataset=dataset, modality=modality, images=images, minutes=minutes, autoencoder=str(autoencoder), adapt_minutes=adapt_minutes, n=n, splits=list(splits), prompts=list(prompts), features=str(features),
+                    guidance_scale=guidance_scale, mllm=mllm, preset=preset, seed=seed, **changes)
+    if (out/'results.json').exists() and (found := json.loads((out/'results.json').read_text())).get('settings') == settings:
+        print(f'finished before, at commit {found["commit"]}; {out/"report.html"} shows it. To judge anew, delete {out/"results.json"}.')
+        return found
     per_image = n*len(splits)*(1 + len(prompts))
     stages = Stages({'prepare': 0.008*images, 'describe': 0.012*images, 'encode': 25 + 60*adapt_minutes, 'train': 60*minutes + 15,
                      'sample': 0.05*per_image, 'evaluate': 15 + 0.02*per_image, 'report': 8})
@@ -237,7 +249,7 @@ def quickstart(
     counts = {split: min(n, int((table.split == split).sum())) for split in splits}
     sets = {split: sample_both(pipes, out/'samples', out, counts[split], seed, split, prompts, guidance_scale, progress) for split in splits}; note()
     stages('evaluate')
-    figures = {split: judge(sets[split], pipes, table, record['size'], split, counts[split], features, seed) for split in splits}
+    figures = {split: judge(sets[split], pipes, table, record['size'], split, counts[split], judge_network, seed) for split in splits}
     for of in figures.values():
         for name in of:
             if name == 'reconstruction': continue
@@ -245,9 +257,9 @@ def quickstart(
             of[name] |= {k: made[k] for k in ('steps', 'seconds', 'cpu_seconds', 'images_seen', 'parameters')} | dict(guidance_scale=guidance_scale)
     stages('report')
     shown = shown_images(pipes, out, table, record['size'], splits[0], 4, seed, guidance_scale)
-    draw_samples(shown, out/'samples.png'); draw_samples(shown, out/'generated.png', real=False); draw_losses(runs, out/'losses.png')
+    draw_samples(shown, out/'samples.png', titles=dict(real='phantoms') if dataset == 'phantoms' else {}); draw_samples(shown, out/'generated.png', real=False); draw_losses(runs, out/'losses.png')
     results = (figures if len(splits) > 1 else figures[splits[0]]) | dict(seconds=round(earlier + time.time() - start, 1), seed=seed, dataset=dataset, size=record['size'], latent=record['latent'], autoencoder=autoencoder, adapt_minutes=adapt_minutes,
-              minutes_per_model=minutes, command=shlex.join(['vap-diffusion', *sys.argv[1:]]) if Path(sys.argv[0]).stem == 'vap-diffusion' else '', images=table.split.value_counts().to_dict(), **machine())
+              minutes_per_model=minutes, command=shlex.join(['vap-diffusion', *sys.argv[1:]]) if Path(sys.argv[0]).stem == 'vap-diffusion' else '', images=table.split.value_counts().to_dict(), settings=settings, **machine())
     write_json(out/'results.json', results)
     bank = pipes['class+text'].prompt_bank
     write_report(out, results, figures, [f'{l}: {bank.draw(l, 1, torch.Generator().manual_seed(seed))[0]}' for l in bank.labels if bank[l]])
