@@ -1,23 +1,25 @@
 """Set a describer's words against what a person saw in 24 real images of each modality: `python tests/read_by_eye.py --root ../shared/data`.
 
 results/read_by_eye.json keeps, for each image, its name and what the person accepts for each attribute (what could not be told is left out). The images stay where they are.
-This describes them anew with the embedded describer, or another --mllm, and writes text, failed attributes and verdict.
+This describes them anew with the embedded describer, or another --mllm, and writes text, failed attributes and verdict; of the embedded one also data/describer_by_eye.json,
+from which `--verify` knows what measured evidence may judge.
 """
 import argparse, json
 from pathlib import Path
 from vap_diffusion.datasets import load_image
-from vap_diffusion.faithfulness import ask, read_claims
+from vap_diffusion.faithfulness import ask, errors_by_eye, read_claims
 from vap_diffusion.phantoms import ATTRIBUTES, TOGETHER
 from vap_diffusion.training import write_json
 from vap_diffusion.vaps import make_mllm
 
 RESULTS = Path(__file__).resolve().parent.parent/'results'/'read_by_eye.json'
+SHIPPED = RESULTS.parent.parent/'data'/'describer_by_eye.json'
 
 def failed(claims, seen, modality):
     "Attributes in which the words are not what was seen. To say nothing of a thing is to say that it is not there; of what is always there, it is no failure."
     first, *parts = TOGETHER[modality] or [None]
     said = lambda a: claims.get(a, ['none'] if 'none' in ATTRIBUTES[modality][a] else seen[a])
-    wrong = [a for a, accepted in seen.items() if not set(said(a)) & set(accepted)]
+    wrong = [a for a, accepted in seen.items() if not set(said(a)) <= set(accepted)]
     alone = first and (seen.get(first) == ['none'] or said(first) == ['none'])      # a lesion missed or made up is one failure, not four
     return [a for a in wrong if not (alone and a in parts)]
 
@@ -39,6 +41,7 @@ def main():
         r['failed'] = failed(read_claims(r['text'], r['modality']), r['seen'], r['modality'])
         r['verdict'] = verdict(r['failed'], r['modality'])
     write_json(RESULTS, found | dict(describer=mllm.name, command='python tests/read_by_eye.py --root DATA'))
+    if a.mllm == 'measure': write_json(SHIPPED, dict(describer=mllm.name, wrong=errors_by_eye(found['images'])))
     for m in dict.fromkeys(r['modality'] for r in found['images']): print(m, {v: sum(r['verdict'] == v for r in found['images'] if r['modality'] == m) for v in ('right', 'partly', 'wrong')})
 
 if __name__ == '__main__': main()

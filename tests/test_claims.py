@@ -14,9 +14,17 @@ def read(modality): return [json.loads(line) for line in (FOLDER/f'{modality}.js
 
 def test_one_file_a_modality(): assert sorted(p.stem for p in FOLDER.glob('*.jsonl')) == sorted(MODALITIES)
 
+def plain(text): return re.sub(r'\W+', ' ', text.lower()).strip()
+
 def test_no_sentence_twice():
-    texts = Counter(re.sub(r'\W+', ' ', r['text'].lower()).strip() for m in MODALITIES for r in read(m) if r['claims'])
+    texts = Counter(plain(r['text']) for m in MODALITIES for r in read(m) if r['claims'])
     assert [t for t, n in texts.items() if n > 1] == []
+
+def test_no_sentence_was_developed_with():
+    "Up to case and punctuation."
+    lines = (Path(__file__).parent/'claims_development.jsonl').read_text(encoding='utf-8').splitlines()
+    developed = {plain(json.loads(line)['text']) for line in lines if line.strip()}
+    assert developed & {plain(r['text']) for m in MODALITIES for r in read(m)} == set()
 
 @pytest.mark.parametrize('modality', MODALITIES)
 def test_enough_sentences(modality):

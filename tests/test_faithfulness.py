@@ -1,10 +1,12 @@
 """Faults of the reader, the report and the filter: odd texts, damaged files, wrong words on the command line; nothing of a model's own words is lost."""
-import json, subprocess, sys, time
+import json, subprocess, sys, time, warnings
 from pathlib import Path
-import numpy as np, pandas as pd, pytest
-from vap_diffusion.datasets import prepare
-from vap_diffusion.faithfulness import (can_plant, consistency, faithfulness_report, judge, lesion_agreement, main, plant_errors, prove, read_claims, recover, report_table, reword, say,
-                                        score_claims, spoken, verify, verify_table, wilson)
+import numpy as np, pandas as pd, pytest, tiny
+from filelock import FileLock
+import vap_diffusion.faithfulness as faithfulness, vap_diffusion.vaps as vaps
+from vap_diffusion.datasets import load_image, load_table, prepare, write_table
+from vap_diffusion.faithfulness import (KINDS, as_said, ask_again, can_plant, consistency, draw_truth, errors_by_eye, faithfulness_report, judge, lesion_agreement, main, measured, plant_errors, prove, read_claims,
+                                        recover, report_table, reword, say, score_claims, seen_by_eye, shuffled_bank, spoken, trusted, verify, verify_table, wilson)
 from vap_diffusion.phantoms import ATTRIBUTES, CLASSES, TOGETHER, describe_attributes, draw_attributes, make_phantom
 from vap_diffusion.vaps import MeasuringDescriber, describe_table, load_descriptions, read_lines
 
@@ -73,6 +75,20 @@ def test_every_outcome():
     assert [found[a] for a in ('opacity', 'side', 'size', 'device', 'marker', 'lungs', 'heart')] == ['correct', 'contradicted', 'omitted', 'hallucinated', 'correct', 'correct', 'omitted']
     assert judge({'opacity': ['none']}, truth, 'chest_xray')['opacity'] == 'contradicted' and judge({}, truth, 'chest_xray')['device'] == 'absent'
 
+@pytest.mark.parametrize('text, attribute, true', [('White, blue-gray, red and pink areas.', 'second colour', 'white'), ('The lesion is round, oval or irregular.', 'shape', 'round'), ('The lesion is round. The lesion is irregular.', 'shape', 'round')])
+def test_the_right_value_among_others_is_not_correct(text, attribute, true):
+    claims, truth = read_claims(text), {attribute: true}
+    assert true in claims[attribute] and judge(claims, truth, 'dermoscopy') == {attribute: 'extra'}
+    report = faithfulness_report([claims], [truth], 'dermoscopy').set_index(['attribute', 'measure'])['count']
+    assert report[attribute, 'extra'] == 1 and report[attribute, 'correct'] == report[attribute, 'contradicted'] == 0
+    for mode in ('drop', 'repair'): assert read_claims(verify(text, truth, 'dermoscopy', mode)).get(attribute, [true]) == [true]
+    assert read_claims(verify(text, truth, 'dermoscopy', 'repair')) == {attribute: [true]}
+
+def test_a_corner_is_one_place_and_only_the_wrong_sentence_goes():
+    assert judge({'position': ['left', 'top']}, {'position': 'top'}, 'dermoscopy') == {'position': 'correct'}
+    assert judge({'position': ['left', 'right']}, {'position': 'left'}, 'dermoscopy') == {'position': 'extra'}
+    assert verify('The lesion is round. The skin is pale. The lesion is irregular.', {'shape': 'round'}) == 'The lesion is round. The skin is pale.'
+
 def test_rates_have_their_own_denominators():
     truth = [dict(hair='none', corners='dark'), dict(hair='few', corners='dark'), dict(hair='none', corners='none')]
     claims = [{'hair': ['many']}, {'hair': ['many'], 'corners': ['dark']}, {}]
@@ -92,25 +108,33 @@ def test_consistency_needs_two_answers():
 # --- planting --------------------------------------------------------------------------------------------------------
 
 @each_modality
-@pytest.mark.parametrize('kind', ['hallucinated', 'contradicted', 'omitted'])
+@pytest.mark.parametrize('kind', KINDS)
 def test_planted_errors_are_as_many_as_said_and_come_back(modality, kind):
     says, planted = plant_errors(TRUTH[modality], modality, kind, .2, np.random.default_rng(0))
     assert set(planted) == set(can_plant(modality, kind)) and all(k == round(.2*n) for k, n in planted.values())
-    report = faithfulness_report([{a: [v] for a, v in s.items()} for s in says], TRUTH[modality], modality).set_index(['attribute', 'measure'])
+    report = faithfulness_report([{a: [v] if isinstance(v, str) else list(v) for a, v in s.items()} for s in says], TRUTH[modality], modality).set_index(['attribute', 'measure'])
     for a, (k, n) in planted.items(): assert tuple(report.loc[(a, kind), ['count', 'n']]) == (k, n), a
     for row in recover(TRUTH[modality], modality, kind, .2, np.random.default_rng(1)): assert abs(row['planted'] - row['recovered']) <= .02, row
 
 def test_what_cannot_be_planted():
     assert 'choose' in message(ValueError, lambda: plant_errors(TRUTH['dermoscopy'], 'dermoscopy', 'invented', .1, np.random.default_rng(0)))
     assert 'between 0 and 1' in message(ValueError, lambda: plant_errors(TRUTH['dermoscopy'], 'dermoscopy', 'omitted', 10, np.random.default_rng(0)))
-    assert set(can_plant('chest_xray', 'hallucinated')) == {'opacity', 'device', 'marker'}
+    assert set(can_plant('chest_xray', 'hallucinated')) == {'opacity', 'device', 'marker'} and 'side' not in can_plant('chest_xray', 'extra') and 'corners' not in can_plant('dermoscopy', 'extra')
 
 def test_the_proof_writes_what_readers_of_the_file_expect(tmp_path):
     found = prove(tmp_path/'words.json', n=40, images=6, seeds=(0,), rates=(0, .4), modalities=('colonoscopy',), progress=False)
     kept = json.loads((tmp_path/'words.json').read_text())
     assert kept['planted'] == found['planted'] and {'shuffled', 'describer', 'command', 'commit', 'seconds'} <= set(kept)
+    assert {r['kind'] for r in kept['planted']} == set(KINDS) and kept['describer_images'] == 6
+    for a, v in kept['describer']['colonoscopy'].items(): low, high = kept['describer_bounds']['colonoscopy'][a]; assert low <= v <= high and high - low > .3, 'six phantoms say little'
     assert all(set(r) == {'modality', 'kind', 'attribute', 'planted', 'recovered', 'n', 'seed'} for r in kept['planted'])
     assert all(abs(s['agreement'] - s['chance']) < .1 for s in kept['shuffled']['colonoscopy'].values())
+
+def test_a_shuffled_bank_is_judged_by_the_measure(monkeypatch):
+    truth = draw_truth('dermoscopy', 40, 0)
+    assert shuffled_bank(truth, 'dermoscopy', np.random.default_rng(0))['shape']['agreement'] < .8
+    monkeypatch.setattr(faithfulness, 'judge', lambda claims, truth, modality: dict.fromkeys(ATTRIBUTES[modality], 'correct'))
+    assert all(s['agreement'] == 1 for s in shuffled_bank(truth, 'dermoscopy', np.random.default_rng(0)).values()), 'a measure that calls all correct must be caught here'
 
 # --- the filter ------------------------------------------------------------------------------------------------------
 
@@ -127,11 +151,17 @@ def test_repair_of_the_template_gives_the_truth_and_right_words_stay(modality):
 @each_modality
 def test_no_wrong_claim_is_left_in_free_text(modality):
     rng = np.random.default_rng(4)
-    for kind in ('contradicted', 'hallucinated'):
+    for kind in ('contradicted', 'hallucinated', 'extra'):
         for t, s in zip(TRUTH[modality], plant_errors(TRUTH[modality], modality, kind, .3, rng)[0]):
             for mode in ('drop', 'repair'):
                 outcomes = judge(read_claims(verify(reword(modality, s, rng), t, modality, mode), modality), t, modality)
-                assert not {'contradicted', 'hallucinated'} & set(outcomes.values()), (kind, mode, outcomes)
+                assert not {'contradicted', 'hallucinated', 'extra'} & set(outcomes.values()), (kind, mode, outcomes)
+
+@each_modality
+def test_extra_sentences_are_taken_back(modality):
+    for t, s in zip(TRUTH[modality], plant_errors(TRUTH[modality], modality, 'extra', .2, np.random.default_rng(5))[0]):
+        text, true = say(modality, s), say(modality, spoken(modality, t))
+        assert all(verify(text, t, modality, mode) == true for mode in ('drop', 'repair')), text
 
 def test_the_filter_leaves_alone_what_it_cannot_judge():
     assert verify('It was seen on Monday.', {'hair': 'none'}) == 'It was seen on Monday.' and verify('', {'hair': 'none'}) == ''
@@ -167,6 +197,57 @@ def test_a_folder_is_verified_and_the_original_stays(work):
     describe_table(work, progress=False)
     assert (work/'descriptions.jsonl').read_bytes() == once, 'and nobody is asked again'
 
+def unknown_truth(work):
+    "The folder as one of real images: its table has no attributes."
+    table = load_table(work)
+    kept = table.drop(columns=[c for c in table if any(c in of for of in ATTRIBUTES.values())])
+    write_table(kept, work)
+    return kept
+
+def test_on_real_images_only_trusted_attributes_are_judged(work):
+    unknown_truth(work)
+    with pytest.warns(UserWarning, match=r'vessels \(19 of 24\)') as told: counts = verify_table(work, 'drop', progress=False)
+    assert len([w for w in told if 'not judged' in str(w.message)]) == 1
+    assert all(a in trusted(m) for m, a in zip(counts.modality, counts.attribute)) and counts.wrong.sum() > 0
+    rows = [r for r, _ in read_lines(work/'descriptions.jsonl') if r['t_mix'].startswith('Many hairs cross')]
+    assert rows and all('The corners are dark.' in r['t_mix'] for r in rows), 'hair and corners are not judged'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert set(verify_table(work, 'drop', progress=False, attributes=['hair', 'skin']).attribute) == {'hair', 'skin'}
+    assert "'wings'" in message(ValueError, lambda: verify_table(work, attributes=['wings'], progress=False))
+
+def test_what_is_trusted_comes_from_the_record():
+    from read_by_eye import RESULTS, SHIPPED
+    record = json.loads(RESULTS.read_text())
+    assert seen_by_eye() == json.loads(SHIPPED.read_text()) == dict(describer=record['describer'], wrong=errors_by_eye(record['images'])), 'run tests/read_by_eye.py'
+    assert seen_by_eye()['describer'] == MeasuringDescriber.name, 'look again: run tests/read_by_eye.py'
+    assert all(set(trusted(m)) == {a for a, (k, n) in of.items() if k/n <= .2} for m, of in seen_by_eye()['wrong'].items()) and trusted('ultrasound') == []
+    missed = [dict(modality='colonoscopy', text='No lesion; pink mucosa.', seen=dict(lesion=['flat'], colour=['red'], mucosa=['pink', 'red']))]
+    assert errors_by_eye(missed) == dict(colonoscopy=dict(mucosa=[0, 1], lesion=[1, 1], colour=[1, 1])), 'as evidence, a missed lesion has a wrong colour, too'
+
+def test_a_folder_that_another_process_writes_is_left_alone(work):
+    path = work/'descriptions.jsonl'
+    before = path.read_bytes()
+    with FileLock(f'{path}.lock'): assert 'another process' in message(BlockingIOError, lambda: verify_table(work, progress=False))
+    assert path.read_bytes() == before
+    verify_table(work, progress=False)
+    assert path.read_bytes() != before
+
+def test_a_failure_leaves_the_words_as_they_were(work):
+    table, path = load_table(work), work/'descriptions.jsonl'
+    before = path.read_bytes()
+    (Path(table.attrs['root'])/table.file_name.iloc[5]).write_bytes(b'no image')
+    with pytest.raises(ValueError): verify_table(work, progress=False)
+    assert path.read_bytes() == before and not list(work.glob('*.part'))
+
+def test_evidence_is_the_same_on_all_cores(work):
+    table = load_table(work)
+    many = pd.concat([table[['file_name', 'modality']]]*12, ignore_index=True)                     # 200 and more are shared out
+    root = Path(table.attrs['root'])
+    alone = [MeasuringDescriber().measure(load_image(root/f, 64), m) for f, m in zip(table.file_name, table.modality)]
+    assert list(measured(many, root)) == alone*12 and list(measured(many[:0], root)) == []
+    assert 'ultrasound' in message(ValueError, lambda: list(measured(many.assign(modality='ultrasound'), root)))
+
 def test_words_of_the_describer_itself_are_not_changed(tmp_path):
     prepare('phantoms', tmp_path/'phantoms', tmp_path/'w', n=18, progress=False)
     before = describe_table(tmp_path/'w', progress=False).t_mix.tolist()
@@ -183,6 +264,40 @@ def test_a_report_of_a_folder(work, capsys):
     main(['report', str(work), '--results', str(work/'r.csv')])
     report = pd.read_csv(work/'r.csv')
     assert set(report.modality) == set(ATTRIBUTES) and {'t1', 't_mix'} <= set(report.step) and 'coverage' in capsys.readouterr().out
+
+def test_a_report_on_real_images_says_how_far_its_evidence_goes(work):
+    unknown_truth(work)
+    report = report_table(work, progress=False)
+    wrong, noted = seen_by_eye()['wrong']['colonoscopy']['vessels']
+    assert set(report[(report.modality == 'colonoscopy') & (report.attribute == 'vessels')].wrong_by_eye) == {wrong/noted}
+
+class Wavering:
+    "A model that says one thing or another, by its seed."
+    name, calls = 'wavering', []
+    def chat(self, messages, temperature=0., seed=None):
+        self.calls.append((temperature, seed))
+        return f"The lesion is {('round', 'oval')[np.random.default_rng([seed, len(self.calls)]).integers(2)]}. The border is soft."
+
+def test_a_model_that_wavers_is_found_out(work):
+    mllm = Wavering(); mllm.calls.clear()
+    table = ask_again(work, mllm, times=4, images=18, steps=(1,), progress=False)
+    of = table[table.modality == 'dermoscopy'].set_index('attribute')
+    assert .2 < of.rate['shape'] < .9 and of.rate['border'] == of.rate['hair'] == 1 and of.low['shape'] < of.rate['shape'] < of.high['shape']
+    assert len(mllm.calls) == 4*18 and {t for t, _ in mllm.calls} == {.7} and len({s for _, s in mllm.calls}) == 4
+    assert len(ask_again(work, Wavering(), 2, 5, steps=(1,), progress=False).groupby('modality').images.first()) and 'twice' in message(ValueError, lambda: ask_again(work, mllm, times=1))
+    assert 'above 0' in message(ValueError, lambda: ask_again(work, mllm, temperature=0))
+    assert 'no temperature' in message(ValueError, lambda: ask_again(work, MeasuringDescriber(), progress=False))
+
+def test_consistency_of_a_back_end(work, tmp_path, monkeypatch, capsys):
+    folder = tiny.smolvlm(tmp_path/'tiny')
+    command = ['consistency', str(work), '--mllm', f'hf:{folder}', '--times', '2', '--images', '3', '--steps', '1', '--max-tokens', '6']
+    monkeypatch.setattr(vaps, 'flaw', lambda text, diagnoses: None if text else 'empty')           # random weights say no sentence
+    main(command)
+    table = pd.read_csv(work/'consistency.csv')
+    assert set(table.model) == {f'hf:{folder}'} and set(table.times) == {2} and table.groupby('modality').images.first().sum() == 3 and table.rate.between(0, 1).all() and 'rate' in capsys.readouterr().out
+    monkeypatch.setattr(vaps, 'flaw', lambda text, diagnoses: 'loop')
+    with pytest.warns(UserWarning, match='6 of 6'), pytest.raises(SystemExit, match='no two usable answers'): main(command)
+    with pytest.raises(SystemExit, match='measure'): main(['consistency', str(work), '--mllm', 'measure'])
 
 def test_lesions():
     claims = pd.DataFrame(dict(label=list('aaaabb'), group=list('112345'), shape=['round', 'round', 'oval', 'oval', 'round', 'oval']))
@@ -202,4 +317,5 @@ def test_failures_seen_by_eye():
     assert failed(read_claims('Round pink lesion, a tenth of the image; lost vessels.', 'colonoscopy'), seen, 'colonoscopy') == []
     assert failed({'lesion': ['flat'], 'colour': ['red']}, dict(lesion=['none'], colour=['pink']), 'colonoscopy') == ['lesion']
     assert (verdict([], 'colonoscopy'), verdict(['vessels'], 'colonoscopy'), verdict(['lesion'], 'colonoscopy'), verdict(['colour'], 'dermoscopy')) == ('right', 'partly', 'wrong', 'partly')
+    assert failed({'shape': ['irregular', 'oval', 'round']}, dict(shape=['round', 'oval']), 'dermoscopy') == ['shape'], 'who names them all is not right'
     for r in json.loads(RESULTS.read_text())['images']: assert r['failed'] == failed(read_claims(r['text'], r['modality']), r['seen'], r['modality']) and r['verdict'] == verdict(r['failed'], r['modality']), r['image']

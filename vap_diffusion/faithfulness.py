@@ -6,27 +6,29 @@
 __all__ = ['SIDEWAYS', 'PLACES', 'LUNG', 'LIGHTS', 'LIT', 'LIGHT', 'BROWN', 'VALUES', 'SKIN_LESION', 'OPACITY', 'POLYP', 'THINGS',
            'DEFINED', 'ALONE', 'OTHERS', 'GENERAL', 'WISH', 'FRACTIONS', 'PART', 'NUMBER', 'AMOUNT', 'WHOLE', 'TAKES',
            'FULL', 'NEGATORS', 'ENDS', 'AFTER', 'OTHER', 'CONTRAST', 'COPULA', 'JOIN', 'VERB', 'THING', 'VALUE',
-           'WHOLE_WORD', 'SUBJECT', 'BINARY', 'RIM', 'OF_POLYP', 'PHRASES', 'DENIALS', 'SYNONYMS', 'either',
-           'normalise', 'statements', 'share_of', 'sizes', 'denied', 'things_in', 'values_in', 'owner', 'alone_in',
-           'alone_between', 'misplaced', 'as_patient', 'equal_list', 'said_alone', 'attributes_of', 'share_out',
-           'said_of_things', 'denied_things', 'read_statement', 'named_again', 'read_claims', 'wilson',
-           'faithfulness_report', 'score_claims', 'judge', 'consistency', 'ask', 'say', 'spoken', 'can_plant',
-           'plant_errors', 'put', 'reword', 'recover', 'draw_truth', 'chance', 'shuffled_bank', 'describer_accuracy',
-           'write_results', 'prove', 'lesion_agreement', 'agreement_of_lesions', 'evidence_table', 'report_table',
-           'main', 'verify', 'wrong_claims', 'mended', 'verify_table']
+           'WHOLE_WORD', 'SUBJECT', 'BINARY', 'RIM', 'OF_POLYP', 'CORNERS', 'KINDS', 'PHRASES', 'DENIALS', 'SYNONYMS',
+           'either', 'normalise', 'statements', 'share_of', 'sizes', 'denied', 'things_in', 'values_in', 'owner',
+           'alone_in', 'alone_between', 'misplaced', 'as_patient', 'equal_list', 'said_alone', 'attributes_of',
+           'share_out', 'said_of_things', 'denied_things', 'read_statement', 'named_again', 'read_claims', 'wilson',
+           'faithfulness_report', 'score_claims', 'says_only', 'judge', 'consistency', 'ask', 'say', 'spoken',
+           'can_plant', 'plant_errors', 'put', 'reword', 'recover', 'draw_truth', 'chance', 'shuffled_bank',
+           'describer_accuracy', 'write_results', 'prove', 'lesion_agreement', 'agreement_of_lesions', 'errors_by_eye',
+           'seen_by_eye', 'trusted', 'holds_truth', 'measured', 'evidence_table', 'report_table', 'ask_again', 'main',
+           'run', 'verify', 'as_said', 'wrong_claims', 'mended', 'attributes_to_judge', 'verify_table']
 
 # %% ../nbs/06_faithfulness.ipynb #f6a00003
-import argparse, itertools, json, os, re, subprocess, time
+import argparse, itertools, json, os, re, subprocess, sys, time, warnings
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
-from .phantoms import AREAS, ATTRIBUTES, CLASSES, TOGETHER, describe_attributes, draw_attributes, make_phantom
-from .datasets import load_image, load_table
-from .vaps import SIDE, MeasuringDescriber, VisualAttributePrompter, read_lines
+from .phantoms import AREAS, ATTRIBUTES, CLASSES, TOGETHER, data_path, describe_attributes, draw_attributes, make_phantom
+from .datasets import load_table
+from .vaps import MeasuringDescriber, VisualAttributePrompter, answers, make_mllm, read_lines
 
 # %% ../nbs/06_faithfulness.ipynb #f6000010
 def either(*words): return re.compile(r'(?<![\w-])(?:' + '|'.join(words) + r')(?!\w|-(?:white|blue|purple|violet|yellow|pink)\b)')
@@ -503,13 +505,13 @@ def faithfulness_report(
 ) -> pd.DataFrame:            # one line an attribute and measure: attribute, measure, count, n, rate, low, high
     """How far words can be trusted, attribute by attribute, with 95 % intervals; the attribute 'all' is the sum.
 
-    coverage, contradicted and omitted are shares of the images in which the thing is there, hallucinated of those in which it is not, correct of the claims."""
+    coverage, contradicted, extra and omitted are shares of the images in which the thing is there, hallucinated of those in which it is not, correct of the claims."""
     if len(claims) != len(truth): raise ValueError(f'{len(claims)} texts but {len(truth)} truths: give one for each text')
     counts = {a: Counter() for a in ATTRIBUTES[modality]}
     for said, so in zip(claims, truth):
         for a, outcome in judge(said, so, modality).items(): counts[a][outcome] += 1; counts[a]['there'] += so[a] != 'none'; counts[a]['not there'] += so[a] == 'none'; counts[a]['said'] += outcome not in ('omitted', 'absent')
     counts = {a: c for a, c in counts.items() if c} | {'all': sum(counts.values(), Counter())}
-    parts = dict(coverage=('covered', 'there'), correct=('correct', 'said'), hallucinated=('hallucinated', 'not there'), contradicted=('contradicted', 'there'), omitted=('omitted', 'there'))
+    parts = dict(coverage=('covered', 'there'), correct=('correct', 'said'), hallucinated=('hallucinated', 'not there'), contradicted=('contradicted', 'there'), extra=('extra', 'there'), omitted=('omitted', 'there'))
     rows = []
     for a, c in counts.items():
         c['covered'] = c['there'] - c['omitted']
@@ -543,16 +545,26 @@ def score_claims(
     return pd.DataFrame(found)
 
 # %% ../nbs/06_faithfulness.ipynb #f6000020
+CORNERS = [{'top', 'left'}, {'top', 'right'}, {'bottom', 'left'}, {'bottom', 'right'}]
+
+def says_only(
+    values,                       # claimed of an attribute
+    true:str, attribute:str,
+) -> bool:
+    "Do the values say this one and no other? 'Upper left' is one place, though two words."
+    return set(values) == {true} or attribute == 'position' and true in values and set(values) in CORNERS
+
 def judge(
     claims:dict[str, list[str]],  # as `read_claims` gives them
     truth:dict[str, str],         # what is so, or what is measured; attributes without evidence are left out
     modality:str,
-) -> dict[str, str]:              # attribute -> correct, hallucinated, contradicted, omitted or absent (not there, and not spoken of)
-    "Set each claim against the evidence. Of several values one must be right. Who denies a lesion has omitted its colour."
+) -> dict[str, str]:              # attribute -> correct, extra (the right value and others beside it), hallucinated, contradicted, omitted or absent (not there, and not spoken of)
+    "Set each claim against the evidence. Who denies a lesion has omitted its colour."
     def outcome(a):
         said = claims.get(a)
         if said is None: return 'absent' if truth[a] == 'none' else 'omitted'
-        return 'correct' if truth[a] in said else 'hallucinated' if truth[a] == 'none' else 'contradicted'
+        if says_only(said, truth[a], a): return 'correct'
+        return 'hallucinated' if truth[a] == 'none' else 'extra' if truth[a] in said else 'contradicted'
     return {a: outcome(a) for a in ATTRIBUTES[modality] if a in truth}
 
 # %% ../nbs/06_faithfulness.ipynb #f6000022
@@ -582,9 +594,11 @@ def ask(
 # %% ../nbs/06_faithfulness.ipynb #f6000023
 def say(
     modality:str,
-    says:dict[str, str], # attribute -> value, as many as are to be said; 'none' is said, too
+    says:dict[str, str|tuple], # attribute -> value, as many as are to be said; 'none' is said, too; several values need a sentence each
 ) -> str:                # one sentence; with all that is there it is that of `describe_attributes`
     "The sentence of chapter 02 with gaps, and with denials. '' when nothing is to be said."
+    if several := {a: v for a, v in says.items() if not isinstance(v, str)}:
+        return ' '.join(say(modality, s) for s in (says | {a: v[0] for a, v in several.items()}, {a: v[1] if len(v) == 2 else v[1:] for a, v in several.items()}))
     g = says.get
     unless = lambda a, words, denial='': [] if a not in says else [denial] if g(a) == 'none' and denial else [] if g(a) == 'none' else [words]
     lesion = [*unless('size', f"{g('size')} of the image")]
@@ -618,23 +632,26 @@ def spoken(
     return {a: v for a, v in attributes.items() if v != 'none' or a in TOGETHER[modality][:1]}
 
 # %% ../nbs/06_faithfulness.ipynb #f6000024
+KINDS = ('hallucinated', 'contradicted', 'omitted', 'extra')
+
 def can_plant(
-    modality:str, kind:str, # hallucinated, contradicted or omitted
+    modality:str, kind:str, # of `KINDS`
 ) -> list[str]:             # attributes
-    "Where an error of a kind is possible: only what can be absent can be hallucinated, and the parts of a lesion only with it."
+    "Where an error of a kind is possible: only what can be absent can be hallucinated, and the parts of a lesion only with it; left and right beside each other are both sides, which is another value."
+    if kind == 'extra': return [a for a, values in ATTRIBUTES[modality].items() if len(set(values) - {'none'}) > 1 and a != 'side']
     absentable = [a for a, values in ATTRIBUTES[modality].items() if 'none' in values and a not in TOGETHER[modality][1:]]
     return absentable if kind == 'hallucinated' else list(ATTRIBUTES[modality])
 
 def plant_errors(
     truth:list[dict],       # attributes of each image
     modality:str,
-    kind:str,               # hallucinated, contradicted or omitted
+    kind:str,               # of `KINDS`
     rate:float,             # of the images in which the error is possible, for each attribute
     rng:np.random.Generator,
     denials:bool=True,      # a thing that can be absent may be denied
-) -> tuple[list[dict], dict]: # what is to be said of each image; attribute -> (planted, possible)
+) -> tuple[list[dict], dict]: # what is to be said of each image (with extra: the right value and a wrong one); attribute -> (planted, possible)
     "Descriptions with an exact number of known errors in each attribute."
-    if kind not in ('hallucinated', 'contradicted', 'omitted'): raise ValueError(f'kind is {kind!r}: choose hallucinated, contradicted or omitted')
+    if kind not in KINDS: raise ValueError(f'kind is {kind!r}: choose {", ".join(KINDS)}')
     if not 0 <= rate <= 1: raise ValueError(f'rate is {rate}: give a share between 0 and 1')
     vocabulary, together, says, planted = ATTRIBUTES[modality], TOGETHER[modality], [spoken(modality, t) for t in truth], {}
     for a in can_plant(modality, kind):
@@ -642,7 +659,9 @@ def plant_errors(
         possible = [i for i, t in enumerate(truth) if (t[a] == 'none') == (kind == 'hallucinated')]
         chosen = rng.choice(possible, round(rate*len(possible)), replace=False) if possible else []
         for i in chosen:
+            true = truth[i][a]
             if kind == 'omitted': del says[i][a]; continue
+            if kind == 'extra': says[i][a] = true, str(rng.choice([v for v in vocabulary[a] if v != 'none' and not says_only((true, v), true, a)])); continue
             for b in (together if kind == 'hallucinated' and a in together else [a]):
                 others = [v for v in vocabulary[b] if v != truth[i][b] and (v != 'none' or denials and kind == 'contradicted' and b not in together)]
                 says[i][b] = str(rng.choice(others))
@@ -710,19 +729,20 @@ def put(phrase:str, attribute:str, value:str) -> str:
 
 def reword(
     modality:str,
-    says:dict[str, str],      # attribute -> value, as for `say`
+    says:dict[str, str|tuple], # attribute -> value or values, as for `say`
     rng:np.random.Generator,
 ) -> str:                     # several sentences
-    "The same claims in other words and in another order: for each attribute one of three phrases, often a synonym."
+    "The same claims in other words and in another order: for each attribute one of three phrases, often a synonym; several values in a sentence each, or with "or"."
     parts = []
     for a in rng.permutation(list(says)):
-        value = says[a]
-        if value == 'none':
+        values, phrases = [says[a]] if isinstance(says[a], str) else says[a], PHRASES[modality][a]
+        if values == ['none']:
             if a in DENIALS: parts.append(DENIALS[a])
             continue
-        if rng.random() < .5: value = SYNONYMS[modality].get(a, {}).get(value, value)
-        phrases = PHRASES[modality][a]
-        parts.append(put(phrases[rng.integers(len(phrases))], a, value))
+        if len(values) > 1 and a != 'size' and rng.random() < .5: values = [' or '.join(values)] # 'round or oval'; of two sizes the middle would be meant
+        for value in values:
+            if rng.random() < .5: value = SYNONYMS[modality].get(a, {}).get(value, value)
+            parts.append(put(phrases[rng.integers(len(phrases))], a, value))
     sentences = [p[0].upper() + p[1:] for p in parts]
     return ''.join(s + j for s, j in zip(sentences, [*rng.choice(['. ', '; '], len(parts) - 1, p=[.7, .3]), '.'])) if parts else ''
 
@@ -750,13 +770,11 @@ def chance(first:list[dict], second:list[dict], attribute:str) -> float:
     return sum(p[v]*q[v] for v in p)/len(first)/len(second)
 
 def shuffled_bank(truth:list[dict], modality:str, rng) -> dict: # attribute -> agreement, chance, n
-    "True sentences, each set against the truth of another image: what a measure must call chance."
-    said = [{a: v[0] for a, v in read_claims(say(modality, spoken(modality, t)), modality).items()} for t in truth]
-    orders, found = [rng.permutation(len(truth)) for _ in range(20)], {}
-    for a in ATTRIBUTES[modality]:
-        agreed = [np.mean([said[i].get(a, 'none') == t[a] for i, t in zip(order, truth)]) for order in orders]
-        found[a] = dict(agreement=float(np.mean(agreed)), chance=chance(said, truth, a), n=len(truth)*len(orders))
-    return found
+    "True sentences, each judged by the truth of another image: what a measure must call chance."
+    claims, orders, found = [read_claims(say(modality, spoken(modality, t)), modality) for t in truth], [rng.permutation(len(truth)) for _ in range(20)], {}
+    outcomes = [judge(claims[i], t, modality) for order in orders for i, t in zip(order, truth)]
+    said = [{a: v[0] for a, v in c.items()} for c in claims]
+    return {a: dict(agreement=float(np.mean([o[a] in ('correct', 'absent') for o in outcomes])), chance=chance(said, truth, a), n=len(outcomes)) for a in ATTRIBUTES[modality]}
 
 def describer_accuracy(modality:str, n:int, progress:bool=True, first:int=900_000_000) -> dict: # attribute -> share
     "How often the measuring describer reads what a phantom has."
@@ -780,20 +798,21 @@ def write_results(path, result:dict, seconds:float, command:str):
 def prove(
     path='results/words.json',
     n:int=2000,               # descriptions a cell
-    images:int=300,           # phantoms a modality for the describer
+    images:int=2000,          # phantoms a modality for the describer
     seeds=(0, 1, 2), rates=(0, .05, .1, .2, .4),
     modalities=tuple(ATTRIBUTES),
     progress:bool=True,
-) -> dict:                    # planted, shuffled, describer, worst
+) -> dict:                    # planted, shuffled, describer with its bounds (95 %), worst
     "Prove the measure on planted errors and on a shuffled bank, and score the measuring describer."
     start, rows = time.time(), []
-    cells = [(m, s, r, k) for m in modalities for s in seeds for r in rates for k in ('hallucinated', 'contradicted', 'omitted')]
+    cells = [(m, s, r, k) for m in modalities for s in seeds for r in rates for k in KINDS]
     for m, seed, rate, kind in tqdm(cells, desc='planted errors', disable=not progress):
         truth = draw_truth(m, n, seed)
         rows += [row | dict(seed=seed) for row in recover(truth, m, kind, rate, np.random.default_rng([seed, round(100*rate), len(kind)]))]
     shuffled = {m: shuffled_bank(draw_truth(m, n, 7), m, np.random.default_rng(7)) for m in modalities}
-    result = dict(planted=rows, worst={k: max(abs(r['planted'] - r['recovered']) for r in rows if r['kind'] == k) for k in ('hallucinated', 'contradicted', 'omitted')},
-                  shuffled=shuffled, describer={m: describer_accuracy(m, images, progress) for m in modalities}, describer_name=MeasuringDescriber.name, describer_images=images)
+    describer = {m: describer_accuracy(m, images, progress) for m in modalities}
+    result = dict(planted=rows, worst={k: max(abs(r['planted'] - r['recovered']) for r in rows if r['kind'] == k) for k in KINDS},
+                  shuffled=shuffled, describer=describer, describer_bounds={m: {a: wilson(round(v*images), images) for a, v in of.items()} for m, of in describer.items()}, describer_name=MeasuringDescriber.name, describer_images=images)
     write_results(path, result, time.time() - start, 'python -m vap_diffusion.faithfulness')
     return result
 
@@ -836,52 +855,131 @@ def agreement_of_lesions(
     return found
 
 # %% ../nbs/06_faithfulness.ipynb #f6000045
+def errors_by_eye(
+    images:list[dict],        # modality, text of the measuring describer, and `seen`: attribute -> values that a person accepts
+) -> dict:                    # modality -> attribute -> [wrong, noted]
+    "How often measured evidence is not what a person saw. What the sentence of chapter 02 leaves out was measured as absent."
+    counts = {}
+    for r in images:
+        claims = read_claims(r['text'], r['modality'])
+        for a, accepted in r['seen'].items():
+            of = counts.setdefault(r['modality'], {}).setdefault(a, [0, 0])
+            of[0] += claims.get(a, ['none'])[0] not in accepted; of[1] += 1
+    return {m: {a: of[a] for a in ATTRIBUTES[m] if a in of} for m, of in counts.items()}
+
+@lru_cache
+def seen_by_eye() -> dict: # describer, wrong: as from `errors_by_eye`
+    "What the shipped record says of the measuring describer on real images (`python tests/read_by_eye.py` writes it)."
+    return json.loads(data_path('describer_by_eye.json').read_text())
+
+def trusted(modality:str, limit:float=.2) -> list[str]: # attributes
+    "Attributes whose evidence a person found wrong in at most this share of real images. What nobody looked at is not trusted."
+    return [a for a, (wrong, noted) in seen_by_eye()['wrong'].get(modality, {}).items() if wrong <= limit*noted]
+
+def holds_truth(table:pd.DataFrame) -> bool:
+    "Are these phantoms, whose table has all attributes?"
+    return all(a in table for m in table.modality.unique() for a in ATTRIBUTES.get(m, ['']))
+
+def measured(
+    images:pd.DataFrame,      # file_name, modality
+    root,                     # the folder below which they lie
+):
+    "Yield what the measuring describer measures in each image, in order; many images on all cores, as chapter 05 does it."
+    if unknown := sorted(set(images.modality) - set(ATTRIBUTES)): raise ValueError(f'nothing measures {unknown[0]}: choose one of {", ".join(ATTRIBUTES)}')
+    prompters = {m: VisualAttributePrompter(MeasuringDescriber(), m, (1,)) for m in images.modality.unique()}
+    for i, answer in answers(prompters, images, Path(root)) if len(images) else ():
+        said = answer['t1'].removeprefix('Observed: ').removesuffix('.').split('; ')             # one for each attribute
+        yield {a: s.removeprefix(a + ' ') for a, s in zip(ATTRIBUTES[images.modality.array[i]], said, strict=True)}
+
 def evidence_table(
     out,                      # the working folder
     progress:bool=True,
 ) -> tuple[list[str], list[str], list[dict], str]: # file names, modalities, evidence of each image, where it is from
     "What can be held against the words: the truth where the table has it (phantoms), else what the measuring describer measures."
     table = load_table(out)
-    if all(a in table for m in table.modality.unique() for a in ATTRIBUTES[m]):
-        return table.file_name.tolist(), table.modality.tolist(), [{a: str(r[a]) for a in ATTRIBUTES[r['modality']]} for r in table.to_dict('records')], 'truth'
-    describer, root = MeasuringDescriber(), Path(table.attrs['root'])
-    read = [describer.measure(load_image(root/f, SIDE), m) for f, m in zip(tqdm(table.file_name, desc='measuring', disable=not progress), table.modality)]
-    return table.file_name.tolist(), table.modality.tolist(), read, f'measured by {describer.name}'
+    if holds_truth(table): return table.file_name.tolist(), table.modality.tolist(), [{a: str(r[a]) for a in ATTRIBUTES[r['modality']]} for r in table.to_dict('records')], 'truth'
+    read = list(tqdm(measured(table, table.attrs['root']), total=len(table), desc='measuring', disable=not progress))
+    return table.file_name.tolist(), table.modality.tolist(), read, f'measured by {MeasuringDescriber.name}'
 
 def report_table(
     out,                      # a working folder with table and descriptions
     progress:bool=True,
-) -> pd.DataFrame:            # as from `faithfulness_report`, with modality, step and evidence
+) -> pd.DataFrame:            # as from `faithfulness_report`, with modality, step, evidence, and wrong_by_eye: the share in which such evidence is wrong on real images
     "The report for a folder: every step's words (t1, t_mix, and t_mix_original where it was verified) against the evidence."
     words, reports = {r['file_name']: r for r, _ in read_lines(Path(out)/'descriptions.jsonl')}, []
     names, modalities, evidence, source = evidence_table(out, progress)
     for modality in sorted(set(modalities)):
         rows = [(words[f], e) for f, m, e in zip(names, modalities, evidence) if m == modality and f in words]
+        eye = {} if source == 'truth' else {a: wrong/noted for a, (wrong, noted) in seen_by_eye()['wrong'][modality].items()}
         for step in ('t1', 't_mix_original', 't_mix'):
             said = [(read_claims(w[step], modality), e) for w, e in rows if w.get(step)]
-            if said: reports.append(faithfulness_report(*map(list, zip(*said)), modality).assign(modality=modality, step=step, evidence=source))
+            if said: reports.append(faithfulness_report(*map(list, zip(*said)), modality).assign(modality=modality, step=step, evidence=source, wrong_by_eye=lambda t: t.attribute.map(eye)))
     if not reports: raise ValueError(f'{out} has no description of an image of its table: run `vap-diffusion describe {out}` first')
     return pd.concat(reports, ignore_index=True)
 
+def ask_again(
+    out,                      # a working folder with a table
+    mllm,                     # an `MLLM` that samples
+    times:int=3,              # answers about each image
+    images:int=20,            # of the table, drawn
+    temperature:float=.7,
+    steps=(1, 2, 3),
+    seed:int=0,
+    progress:bool=True,
+) -> pd.DataFrame:            # as from `consistency`, with modality
+    "Ask a model several times about the same images, each time with another seed, and count how often its claims agree. Answers with a flaw are left out, and counted in a warning."
+    if times < 2: raise ValueError(f'--times {times}: ask at least twice')
+    if temperature <= 0: raise ValueError(f'--temperature {temperature:g} gives the same answer each time: give one above 0')
+    table = load_table(out)
+    rows = table.sample(min(images, len(table)), random_state=seed)[['file_name', 'modality']].sort_values('modality', kind='stable')
+    texts, t2 = [[] for _ in range(len(rows))], {}
+    for k in tqdm(range(times), desc=f'asking {mllm.name}', disable=not progress):
+        prompters = {m: VisualAttributePrompter(mllm, m, steps, temperature, seed + 100*k, t2=t2.get(m)) for m in rows.modality.unique()} # a second try takes the next seed
+        t2 = {m: p.t2 for m, p in prompters.items()}
+        for i, answer in answers(prompters, rows, Path(table.attrs['root']), getattr(mllm, 'concurrency', 1)):
+            if answer['t_mix']: texts[i].append(answer['t_mix'])
+    lost = times*len(rows) - sum(map(len, texts))
+    if lost: warnings.warn(f'{mllm.name} gave no usable answer {lost} of {times*len(rows)} times: these are left out', stacklevel=2)
+    found = [(m, [t for t, of in zip(texts, rows.modality) if of == m and len(t) > 1]) for m in rows.modality.unique()]
+    if not any(t for _, t in found): raise ValueError(f'{mllm.name} gave no two usable answers about any image')
+    return pd.concat([consistency(t, m).assign(modality=m) for m, t in found if t], ignore_index=True)
+
 # %% ../nbs/06_faithfulness.ipynb #f6000046
 def main(argv=None):
-    "Without a word: results/words.json. `report W`: W/faithfulness.csv. `lesions W`: results/lesion_agreement.json."
+    "Without a word: results/words.json. `report W`: W/faithfulness.csv. `consistency W --mllm M`: W/consistency.csv. `lesions W`: results/lesion_agreement.json."
     ap = argparse.ArgumentParser(prog='python -m vap_diffusion.faithfulness', description=main.__doc__)
-    ap.add_argument('what', nargs='?', default='prove', choices=['prove', 'report', 'lesions'])
-    ap.add_argument('folder', nargs='?', help='a working folder with descriptions')
+    ap.add_argument('what', nargs='?', default='prove', choices=['prove', 'report', 'consistency', 'lesions'])
+    ap.add_argument('folder', nargs='?', help='a working folder')
     ap.add_argument('--results', help='another file to write')
     ap.add_argument('--n', type=int, default=2000, help='descriptions a cell')
+    ap.add_argument('--mllm', help='of consistency: hf:NAME_OR_PATH or openai:MODEL@URL')
+    ap.add_argument('--times', type=int, default=3, help='of consistency: answers about each image')
+    ap.add_argument('--images', type=int, help='of consistency: images of the folder (20); else phantoms a modality for the describer (2000)')
+    ap.add_argument('--temperature', type=float, default=.7, help='of consistency')
+    ap.add_argument('--steps', default='123', choices=['123', '13', '1'], help='of consistency: steps of VAPS')
+    ap.add_argument('--max-tokens', type=int, help='of consistency: of one answer')
+    ap.add_argument('--seed', type=int, default=0, help='of consistency')
     a = ap.parse_args(argv)
     if a.what != 'prove' and not a.folder: ap.error(f'{a.what} needs a working folder')
+    if a.what == 'consistency' and not a.mllm: ap.error('consistency needs --mllm hf:NAME_OR_PATH or openai:MODEL@URL')
+    try: run(a)
+    except (OSError, ValueError, RuntimeError) as e: sys.exit(f'error: {e}')
+
+def run(a):
+    "One command."
     if a.what == 'prove':
-        found = prove(a.results or 'results/words.json', a.n)
+        found = prove(a.results or 'results/words.json', a.n, a.images or 2000)
         print('largest distance between planted and recovered rates:', {k: round(v, 4) for k, v in found['worst'].items()})
         for m, scores in found['describer'].items(): print(f'{m}:', ', '.join(f'{k} {v:.2f}' for k, v in scores.items()))
     elif a.what == 'lesions': print(agreement_of_lesions(a.folder, a.results or 'results/lesion_agreement.json').round(3).to_string(index=False))
+    elif a.what == 'consistency':
+        mllm = make_mllm(a.mllm, max_tokens=a.max_tokens)
+        table = ask_again(a.folder, mllm, a.times, a.images or 20, a.temperature, tuple(map(int, a.steps)), a.seed).assign(model=mllm.name, times=a.times, temperature=a.temperature, steps=a.steps, seed=a.seed)
+        table.to_csv(a.results or Path(a.folder)/'consistency.csv', index=False)
+        print(table[['modality', 'attribute', 'rate', 'low', 'high', 'images']].round(3).to_string(index=False))
     else:
         report = report_table(a.folder)
-        path = Path(a.results or Path(a.folder)/'faithfulness.csv')
-        report.to_csv(path, index=False)
+        report.to_csv(a.results or Path(a.folder)/'faithfulness.csv', index=False)
         print(report[report.attribute == 'all'][['modality', 'step', 'evidence', 'measure', 'rate', 'low', 'high', 'n']].round(3).to_string(index=False))
 
 # %% ../nbs/06_faithfulness.ipynb #f6000047
@@ -901,54 +999,83 @@ def verify(
     claims = read_claims(text, modality)
     wrong = wrong_claims(claims, evidence, modality)
     if not wrong: return text
-    said = {a: v[0] for a, v in claims.items()}
+    said = as_said(claims)
     if say(modality, said) == text: return say(modality, mended(said, wrong, evidence, modality, mode))
     kept, again = [], {}
     for sentence in re.split(r'(?<=[.!?;])\s+', text.strip()):
         of = read_claims(sentence, modality)
-        bad = [a for a in of if a in wrong and evidence[a] not in of[a]]
+        bad = [a for a in of if a in wrong and not says_only(of[a], evidence[a], a)]
         if not bad: kept.append(sentence)
-        elif mode == 'repair': again |= mended({a: v[0] for a, v in of.items()}, bad, evidence, modality, mode)
-    return ' '.join(kept + ([say(modality, again)] if again else [])).strip()
+        elif mode == 'repair': again |= mended(as_said(of), bad, evidence, modality, mode)
+    well = read_claims(' '.join(kept), modality)
+    new = ' '.join(filter(None, [*kept, say(modality, {a: v for a, v in again.items() if well.get(a) != [v]})])).strip()
+    return say(modality, mended(said, wrong, evidence, modality, mode)) if wrong_claims(read_claims(new, modality), evidence, modality) else new # where sentences are wrong only together
+
+def as_said(claims:dict) -> dict:
+    "Claims in the form that `say` takes."
+    return {a: v[0] if len(v) == 1 else tuple(v) for a, v in claims.items()}
 
 def wrong_claims(claims:dict, evidence:dict, modality:str) -> list[str]: # attributes
-    "Claims that the evidence contradicts."
-    return [a for a, o in judge(claims, evidence, modality).items() if o in ('hallucinated', 'contradicted')]
+    "Claims that the evidence contradicts, or that hold more than it."
+    return [a for a, o in judge(claims, evidence, modality).items() if o in ('hallucinated', 'contradicted', 'extra')]
 
 def mended(said:dict, wrong:list, evidence:dict, modality:str, mode:str) -> dict:
-    "Attributes without the wrong ones, or with the evidence in their place; what is not there is left unsaid, with all its parts."
-    together = TOGETHER[modality]
-    new = {a: v for a, v in said.items() if a not in wrong} | ({a: evidence[a] for a in wrong if evidence[a] != 'none' or a in together[:1]} if mode == 'repair' else {})
+    "Attributes without the wrong ones, or with the evidence in their place; what is not there is left unsaid, with all its parts. Of several values the right one stays in any case."
+    together, right = TOGETHER[modality], {a: evidence[a] for a in wrong if mode == 'repair' or not isinstance(said[a], str) and evidence[a] in said[a]}
+    new = {a: v for a, v in said.items() if a not in wrong} | {a: v for a, v in right.items() if v != 'none' or a in together[:1]}
     if together and said.get(together[0]) == 'none' and together[0] in wrong and mode == 'repair': new |= {a: evidence[a] for a in together if a in evidence} # it is there after all
     if together and (new.get(together[0]) == 'none' or together[0] in wrong and evidence[together[0]] == 'none'): new = {a: v for a, v in new.items() if a not in together[1:]}
     return new
 
 # %% ../nbs/06_faithfulness.ipynb #f6000031
+def attributes_to_judge(
+    table:pd.DataFrame,
+    attributes=None,      # names; None: all of phantoms, and of real images what is `trusted`, with a warning that names the rest
+) -> dict[str, list[str]]: # modality -> attributes
+    "What measured evidence may judge."
+    modalities = [m for m in ATTRIBUTES if m in set(table.modality)]
+    if attributes is not None:
+        if unknown := [a for a in attributes if not any(a in ATTRIBUTES[m] for m in modalities)]: raise ValueError(f'{unknown[0]!r} is no attribute of {", ".join(modalities)}')
+        return {m: [a for a in ATTRIBUTES[m] if a in attributes] for m in modalities}
+    if holds_truth(table): return {m: list(ATTRIBUTES[m]) for m in modalities}
+    judged, wrong = {m: trusted(m) for m in modalities}, seen_by_eye()['wrong']
+    told = lambda m, a: f'{a} ({wrong[m][a][0]} of {wrong[m][a][1]})' if a in wrong.get(m, {}) else a
+    left = '; '.join(f'{m}: ' + ', '.join(told(m, a) for a in ATTRIBUTES[m] if a not in judged[m]) for m in modalities)
+    warnings.warn(f'measured evidence is too often wrong on real images, so these attributes are not judged (wrong by eye): {left}', stacklevel=3)
+    return judged
+
 def verify_table(
     out,                  # the working folder, with table.parquet and descriptions.jsonl
     mode:str='repair',    # 'drop' or 'repair'
     progress:bool=True,
-) -> pd.DataFrame:        # attribute, claims, wrong
+    attributes=None,      # names of attributes to judge; None: as `attributes_to_judge` says
+) -> pd.DataFrame:        # modality, attribute, claims, wrong: of the attributes that were judged
     """Verify every description by measuring its image. descriptions.jsonl keeps the model's own words as `t_mix_original`; the same call again changes nothing, the other mode starts from the original.
 
-    What would become empty stays as it was, and is counted as such in `verified`."""
+    What would become empty stays as it was, and is counted as such in `verified`. In memory are the file names, and no text. Raises `BlockingIOError` while another process writes the file."""
     if mode not in ('drop', 'repair'): raise ValueError(f'mode is {mode!r}: choose drop or repair')
-    out, describer, counts = Path(out), MeasuringDescriber(), Counter()
-    table, path = load_table(out).set_index('file_name'), out/'descriptions.jsonl'
+    out, table, counts = Path(out), load_table(out), Counter()
+    path, part = out/'descriptions.jsonl', out/'descriptions.part'
     if not path.exists(): raise FileNotFoundError(f'{out} holds no descriptions.jsonl: make it first with `vap-diffusion describe {out}`')
-    rows, root = [row for row, _ in read_lines(path)], Path(load_table(out).attrs['root'])
-    part = path.with_suffix('.part')
-    with open(part, 'w', encoding='utf-8') as lines:
-        for row in tqdm(rows, desc='verifying', disable=not progress):
-            original = row.get('t_mix_original', row['t_mix'])
-            if original and row['file_name'] in table.index:
-                modality = table.modality[row['file_name']]
-                evidence, claims = describer.measure(load_image(root/row['file_name'], SIDE), modality), read_claims(original, modality)
-                wrong = wrong_claims(claims, evidence, modality)
-                counts.update([(modality, a, 'claims') for a in claims] + [(modality, a, 'wrong') for a in wrong])
-                new = verify(original, evidence, modality, mode)
-                row |= dict(t_mix=new or original, t_mix_original=original, verified=mode if new else 'left as it was: nothing would remain')
-            lines.write(json.dumps(row, ensure_ascii=False) + '\n')
-    os.replace(part, path)
+    judged, modality = attributes_to_judge(table, attributes), dict(zip(table.file_name, table.modality))
+    try: lock = FileLock(f'{path}.lock').acquire(blocking=False)
+    except Timeout: raise BlockingIOError(f'{path} is being written by another process: wait for it, then verify') from None
+    own = lambda row: row.get('t_mix_original', row['t_mix']) if row['file_name'] in modality else ''
+    with lock:
+        names = [row['file_name'] for row, _ in read_lines(path) if own(row)]
+        evidence = measured(pd.DataFrame(dict(file_name=names, modality=[modality[f] for f in names]), dtype=object), table.attrs['root'])
+        try:
+            with open(part, 'w', encoding='utf-8') as lines, tqdm(total=len(names), desc='verifying', disable=not progress) as bar:
+                for row, _ in read_lines(path):
+                    if original := own(row):
+                        m, claims = modality[row['file_name']], read_claims(original, modality[row['file_name']])
+                        seen = {a: v for a, v in next(evidence).items() if a in judged[m]}
+                        counts.update([(m, a, 'claims') for a in claims if a in seen] + [(m, a, 'wrong') for a in wrong_claims(claims, seen, m)])
+                        new = verify(original, seen, m, mode)
+                        row |= dict(t_mix=new or original, t_mix_original=original, verified=mode if new else 'left as it was: nothing would remain')
+                        bar.update()
+                    lines.write(json.dumps(row, ensure_ascii=False) + '\n')
+            os.replace(part, path)
+        finally: evidence.close(); part.unlink(missing_ok=True)
     found = [dict(modality=m, attribute=a, claims=k, wrong=counts[m, a, 'wrong']) for (m, a, what), k in counts.items() if what == 'claims']
     return pd.DataFrame(found, columns=['modality', 'attribute', 'claims', 'wrong'])
