@@ -87,11 +87,11 @@ def run_arm(a, base, table, truth, name, words, own):
 def arms(a, table, truth, base):
     "Name and words of each arm, in the order in which they are trained. Words are made when their turn comes."
     files = [Path(table.attrs['root'])/f for f in table.file_name]
-    evidence = lambda: cached(base/'evidence.json', lambda: [MeasuringDescriber().measure(load_image(f), MODALITY) for f in tqdm(files, desc='measuring', mininterval=10)])
+    evidence = lambda: cached(base/f'evidence-{MeasuringDescriber.name}.json', lambda: [MeasuringDescriber().measure(load_image(f), MODALITY) for f in tqdm(files, desc='measuring', mininterval=10)])
     checked = lambda words, mode: [verify(w, e, MODALITY, mode) or w for w, e in zip(words, evidence())]
     name = a.mllm or 'measure'
     mllm = make_mllm(name)
-    safe = re.sub(r'\W+', '-', name)
+    safe = re.sub(r'\W+', '-', mllm.name)                                                            # with its number: another describer has other words
     said = lambda steps, n=None: say_all(mllm, files, steps, base/f'{safe}-{"".join(map(str, steps))}.jsonl', n)
     if not a.mllm:
         for rate in RATES: yield f'planted {rate:.0%}', lambda rate=rate: planted(truth, rate, a.seed)
@@ -121,8 +121,9 @@ def main():
     write_words(base/'true', base, table, [say(MODALITY, spoken(MODALITY, t)) for t in truth], 'truth')
     write_words(base/'true-t1', base, table, first_impression(truth), 'truth')
     facts = dict(modality=MODALITY, images=a.images, train=int((table.split == 'train').sum()), steps=a.steps, batch=16, n=a.n)
-    results = json.loads(a.results.read_text()) if a.results.exists() else facts | dict(command='python tests/hallucination_cost.py', arms=[])
+    results = json.loads(a.results.read_text()) if a.results.exists() else facts | dict(command='python tests/hallucination_cost.py', describer_name=MeasuringDescriber.name, arms=[])
     if odd := [k for k in facts if results[k] != facts[k]]: sys.exit(f'{a.results} holds results with another {odd[0]} ({results[odd[0]]}, not {facts[odd[0]]}): give --results another name')
+    if (there := results.get('describer_name', 'measure-1')) != MeasuringDescriber.name: sys.exit(f'{a.results} holds results with describer {there}, not {MeasuringDescriber.name}: give --results another name')
     for name, words in arms(a, table, truth, base):
         if a.only not in name or any((r['arm'], r['seed']) == (name, a.seed) for r in results['arms']): continue
         print(time.strftime('%H:%M'), name, flush=True)
@@ -136,7 +137,7 @@ def main():
         rows, rng = test.sample(min(a.n, len(test)), random_state=0), np.random.default_rng(0)
         images = load_images(rows, table.attrs['root'], 64, progress=False)
         results['describer'] = read_back(images, rows[list(ATTRIBUTES[MODALITY])].to_dict('records'), rng)
-        results['same_t_mix'] = (base/'measure-13.jsonl').read_text() == ''.join(l + '\n' for l in (base/'measure-123.jsonl').read_text().splitlines()[:200])
+        results['same_t_mix'] = (base/f'{MeasuringDescriber.name}-13.jsonl').read_text() == ''.join(l + '\n' for l in (base/f'{MeasuringDescriber.name}-123.jsonl').read_text().splitlines()[:200])
         write_json(a.results, results)
 
 if __name__ == '__main__': main()
