@@ -1,8 +1,9 @@
 """Speed, side by side in one process, alternating, medians: `make bench` writes results/bench.json and fails when a target is missed.
 
 The reference of the train step is `plain_uvit.py` (dense 256 padded text tokens, attention in float32); its data are already encoded,
-as ours are, so that only the step is compared. Descriptions have 40 to 100 tokens. Sampling is compared at equal FID, which
-results/sampling_study.json shows: 50 steps with two passes each against the setting that chapter 12 chose."""
+as ours are, so that only the step is compared. Descriptions have 40 to 100 tokens. Sampling is compared at equal FID and recall, which
+results/sampling_study.json must show: 50 steps with two passes each against the pipeline's default. Two rows are read from files
+that other commands wrote, and say so."""
 import argparse, json, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def train_step(batch=4, runs=3):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     from plain_uvit import PlainUViT
-    from vap_diffusion.full_training import CPU_ATTENTION
+    from vap_diffusion.full_training import CPU_ATTENTION, matmul
     from vap_diffusion.prototype import PrototypeUViT, vap_loss
     from vap_diffusion.uvit import UViT
     torch.manual_seed(0)
@@ -40,26 +41,28 @@ def train_step(batch=4, runs=3):
     plain = lambda m: torch.nn.functional.mse_loss(m(x, t.float(), c, text), noise)
     step = stepper(UViT(**shape), ours, False)
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counted: step()
-    found = alternate(runs, plain=stepper(PlainUViT(), plain, False), ours=step, ours_bf16=stepper(UViT(**shape), ours, True), ours_with_prototypes=stepper(PrototypeUViT(**shape), ours, False))
-    return found | dict(flop=counted.get_total_flops())
+    product, work = matmul()
+    found = alternate(runs, product=product, plain=stepper(PlainUViT(), plain, False), ours=step, ours_bf16=stepper(UViT(**shape), ours, True),
+                      ours_with_prototypes=stepper(PrototypeUViT(**shape), ours, False), ours_with_prototypes_bf16=stepper(PrototypeUViT(**shape), ours, True))
+    return found | dict(flop=counted.get_total_flops(), rate=work/found['product'])
 
 def sampling(study, n=32, runs=3):
-    "Images per second of the course model: 50 steps with two passes, and the chosen setting."
-    import torch
+    "Images per second of the course model: 50 steps with two passes, and the default, which the study must show to be as good."
+    import inspect, torch
     from diffusers import DPMSolverMultistepScheduler
-    from vap_diffusion.pipeline import load_pipeline
-    pipe = load_pipeline('course')
+    from vap_diffusion.pipeline import VAPDiffusionPipeline, load_pipeline
+    pipe, ask = load_pipeline('course'), inspect.signature(VAPDiffusionPipeline.__call__).parameters
     def paint(r):
         pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_lu_lambdas='SNR' in r['spacing'])
         pipe(['nevus', 'melanoma', 'keratosis', 'nevus']*(n//4), ['Oval brown lesion, a fifth of the image, soft border, smooth texture, centre; pink skin, normal light.']*n,
                                          r['steps'], 2., tuple(r['interval']), generator=[torch.Generator().manual_seed(i) for i in range(n)], output_type='np')
     rows = study['rows']
     reference = max(rows, key=lambda r: r['evaluations'])
-    equal = [r for r in rows if r['fid'] <= reference['fid']*1.02 and r['recall'] >= reference['recall'] - .02]
-    chosen = min(equal, key=lambda r: r['evaluations'])
-    took, keys = alternate(runs, reference=lambda: paint(reference), chosen=lambda: paint(chosen)), ('steps', 'spacing', 'interval', 'evaluations', 'fid', 'recall')
-    return dict(reference={k: reference[k] for k in keys}, chosen={k: chosen[k] for k in keys},
-                images_per_second={k: round(n/s, 2) for k, s in took.items()}, ratio=took['reference']/took['chosen'])
+    default, = (r for r in rows if 'SNR' in r['spacing'] and (r['steps'], tuple(r['interval'])) == (ask['num_inference_steps'].default, ask['guidance_interval'].default))
+    if default['fid'] > reference['fid']*1.02 or default['recall'] < reference['recall'] - .02: sys.exit('results/sampling_study.json: the default is worse than 50 steps with two passes')
+    took, keys = alternate(runs, reference=lambda: paint(reference), default=lambda: paint(default)), ('steps', 'spacing', 'interval', 'evaluations', 'fid', 'recall')
+    return dict(reference={k: reference[k] for k in keys}, default={k: default[k] for k in keys},
+                images_per_second={k: round(n/s, 2) for k, s in took.items()}, ratio=took['reference']/took['default'])
 
 def compiled(n=32, runs=3):
     "What `torch.compile`, block by block, brings to painting here, and the seconds it takes first."
@@ -75,16 +78,12 @@ def compiled(n=32, runs=3):
     took = alternate(runs, eager=ours, compiled=first)
     return dict(ratio=took['eager']/took['compiled'], seconds_first=round(seconds, 1), images_per_second={k: round(n/s, 2) for k, s in took.items()})
 
-def cold(code, runs=3):
-    "Median seconds of a process."
-    return alternate(runs, run=lambda: subprocess.run([sys.executable, '-c', code], check=True, capture_output=True))['run']
-
-def first_picture():
-    "`sample course --n 1` in a cold process, and importing what it needs of torch and diffusers."
+def first_picture(runs=3):
+    "`sample course --n 1` in a cold process, and importing what it needs of torch and diffusers, in turn."
     def whole():
         with tempfile.TemporaryDirectory() as folder: subprocess.run([sys.executable, '-m', 'vap_diffusion.cli', 'sample', 'course', '--n', '1', '--out', f'{folder}/s'], check=True, capture_output=True)
-    took = alternate(3, whole=whole)['whole']
-    return dict(whole=took, imports=cold('import torch; from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler'))
+    def imports(): subprocess.run([sys.executable, '-c', 'import torch; from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler'], check=True, capture_output=True)
+    return alternate(runs, whole=whole, imports=imports)
 
 def data_share(root):
     "Share of a training that waits for its batches, by its own log (cpu preset)."
@@ -99,7 +98,6 @@ def main():
     ap.add_argument('--runs', type=int, default=3)
     ap.add_argument('--out', type=Path, default=ROOT/'results'/'bench.json')
     a = ap.parse_args()
-    from vap_diffusion.full_training import matmul_rate
     from vap_diffusion.quickstart import machine
     from vap_diffusion.training import write_json
     start, rows = time.time(), []
@@ -107,19 +105,22 @@ def main():
         met = None if target is None else bool(value >= target if at_least else value <= target)
         rows.append(dict(what=what, value=round(value, 3), target=target, at_least=at_least, met=met, **more))
         print(f"{what}: {value:.3g}" + ('' if target is None else f" ({'at least' if at_least else 'at most'} {target:g}: {'met' if met else 'MISSED'})"), flush=True)
-    rate = matmul_rate()
     s = train_step(runs=a.runs)
-    seconds = {k: round(v, 3) for k, v in s.items() if k != 'flop'}
+    seconds = {k: round(v, 3) for k, v in s.items() if k not in ('flop', 'rate')}
     row('train step, paper configuration, batch 4, float32: plain / ours', s['plain']/s['ours'], 1.45, seconds=seconds)
     row('train step: plain float32 / ours bfloat16', s['plain']/s['ours_bf16'], 2.5)
-    row('share of the matmul rate in the train step', s['flop']/s['ours']/rate, .6, matmul_gflops=round(rate/1e9, 1))
-    study = ROOT/'results'/'sampling_study.json'
-    if study.exists(): found = sampling(json.loads(study.read_text()), runs=a.runs); row('images/s in sampling at equal FID: ours / 50 steps with two passes', found.pop('ratio'), 4, **found)
+    row('the same two with prototypes: float32', s['plain']/s['ours_with_prototypes'])
+    row('with prototypes: bfloat16', s['plain']/s['ours_with_prototypes_bf16'])
+    row('share of the matmul rate in the train step', s['flop']/s['ours']/s['rate'], .6, matmul_gflops=round(s['rate']/1e9, 1))
+    found = sampling(json.loads((ROOT/'results'/'sampling_study.json').read_text()), runs=a.runs); row('images/s in sampling at equal FID: ours / 50 steps with two passes', found.pop('ratio'), 4, **found)
     try: found = compiled(runs=a.runs); row('images/s in sampling: compiled blocks / not compiled, which is the default', found.pop('ratio'), **found)
     except Exception as e: print(f'torch.compile does not work here ({type(e).__name__}): a C++ compiler and the headers of Python are needed')
     with tempfile.TemporaryDirectory() as root: row('share of a training step that waits for data', data_share(root), .02, False)
     memory = json.loads((ROOT/'results'/'metrics_memory.json').read_text())
     row('memory of precision and recall, 20k x 20k x 2048: ours / dense (results/metrics_memory.json)', memory['share']['dense']['working'], .1, False)
+    runs = [json.loads(p.read_text()) for p in sorted((ROOT/'results').glob('quickstart-seed*.json'))]
+    row('FID ratio of `quickstart`, mean over seeds (results/quickstart-seed*.json; 0.72 at commit 3167c40)', statistics.mean(r['class+text']['fid']/r['class']['fid'] for r in runs), .72, False)
+    row('its minutes, the whole command (7.0 at commit 3167c40, which painted and judged half as many images)', statistics.mean(r['seconds'] for r in runs)/60, 10, False)
     first = first_picture()
     row('seconds of `sample course --n 1`, cold', first['whole'], 6, False)
     row('of these beside importing torch and diffusers', first['whole'] - first['imports'], 2, False)

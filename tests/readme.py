@@ -81,7 +81,9 @@ def claim(dataset='phantoms'):
             out.append(f"| {method} | {'' if method == 'class' else kind} | {cell('fid', 1)} | {ratio('fid', 2)} | {cell('recall', 2)} | {ratio('recall', 1)} | {cell('precision', 2)} | " +
                        (f"{sum(x['mean'] for x in said)/len(said):.2f} ({sum(x['chance'] for x in said)/len(said):.2f})" if all(said) else '') + f" | {' / '.join(str(r['steps']) for r in mine)} |")
     rebuilt = [r['reconstruction'] for r in c['rows'] if r['method'] == 'class']
-    return out + ['', f"{c['minutes']:g} minutes for each model, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), guidance {c['guidance']:g}, features `{rebuilt[0]['features']}`, {c['device']}; the reconstruction has FID {sum(r['fid'] for r in rebuilt)/len(rebuilt):.1f} and recall {sum(r['recall'] for r in rebuilt)/len(rebuilt):.2f}. `{c['command']}`, commit {c['commit']}."]
+    bound = {k: sum(r[k] for r in rebuilt)/len(rebuilt) for k in ('fid', 'recall')}
+    budget = f"{c['minutes']:g} minutes" if c['minutes'] else f"{c['steps']} steps"
+    return out + ['', f"{budget} for each model, {c['images']} training images, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), guidance {c['guidance']:g}, features `{rebuilt[0]['features']}`, {c['device']}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}: a model that matched it would have ratios {bound['fid']/mean('class', 'bank', 'fid'):.2f} and {bound['recall']/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
 
 def bench():
     "Speed against its targets."

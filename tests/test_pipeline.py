@@ -50,3 +50,19 @@ def test_a_model_trained_anew_under_its_old_name_is_another(pipe, tmp_path):
         with pytest.raises(FileExistsError, match='another run .weights was'): sample(pipe, tmp_path, 2, num_inference_steps=1, progress=False)
     finally:
         with torch.no_grad(): weight -= 1e-3
+
+@pytest.mark.parametrize('change', [('"depth": 6', '"depth": 8'), ('"embed_dim": 128', '"embed_dim": 64')])
+def test_weights_and_config_of_other_sizes_are_named(tmp_path, change):
+    import shutil
+    from vap_diffusion.phantoms import asset_path
+    shutil.copytree(asset_path('course'), tmp_path/'m')
+    config = tmp_path/'m'/'uvit'/'config.json'
+    assert change[0] in config.read_text(); config.write_text(config.read_text().replace(*change))
+    with pytest.raises(ValueError, match='weights and config.json of a part do not belong together') as e: load_pipeline(tmp_path/'m')
+    assert '\n' not in str(e.value)
+
+def test_damaged_and_misplaced_files_are_named(pipe, tmp_path):
+    (tmp_path/'s').mkdir(); (tmp_path/'s'/'sample.json').write_text('{'); (tmp_path/'file').touch()
+    with pytest.raises(ValueError, match='sample.json is damaged'): sample(pipe, tmp_path/'s', 1, progress=False)
+    with pytest.raises(FileExistsError, match='is a file: choose a folder'): sample(pipe, tmp_path/'file', 1, progress=False)
+    with pytest.raises(ValueError, match="leave label and prompt out"): sample(pipe, tmp_path/'t', 1, label='nevus', prompts='own', like=tmp_path, progress=False)

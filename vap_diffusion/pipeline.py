@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SYNTHETIC', 'PROMPT_KINDS', 'KNOWN_TERMS', 'CARD', 'decode_standard', 'VAPDiffusionOutput', 'VAPDiffusionPipeline',
-           'load_pipeline', 'assemble', 'network', 'build_pipeline', 'write_image', 'plan_labels', 'split_rows',
-           'bank_of', 'plan', 'sample', 'weights_hash', 'guide_of', 'claim_folder', 'load_samples', 'main',
-           'data_facts', 'run_facts', 'licence', 'figure_section', 'add_figures', 'read_figures', 'card', 'push',
-           'refusal']
+           'load_pipeline', 'assemble', 'network', 'build_pipeline', 'released_pipeline', 'write_image', 'plan_labels',
+           'split_rows', 'bank_of', 'plan', 'sample', 'weights_hash', 'guide_of', 'claim_folder', 'load_samples',
+           'main', 'data_facts', 'run_facts', 'licence', 'figure_section', 'add_figures', 'read_figures', 'card',
+           'push', 'refusal']
 
 # %% ../nbs/12_pipeline.ipynb #12a00003
 import argparse, difflib, hashlib, json, os, shlex, shutil, sys, tempfile, time, warnings
@@ -32,8 +32,8 @@ from .vaps import describe_table, load_descriptions, make_mllm
 from .text import TextEncoder, load_text_encoder
 from .prompt_bank import PromptBank
 from .uvit import UViT
-from .prototype import PCM
-from .training import SCHEDULES, encode, log_lines, per_channel, train, write_json
+from .prototype import PCM, ReleasedUViT
+from .training import SCHEDULES, encode, log_lines, per_channel, read_json, train, write_json
 
 # %% ../nbs/12_pipeline.ipynb #12a00004
 SYNTHETIC = 'Synthetic image made by a generative model (vap-diffusion). It shows no patient and is not for clinical use.'
@@ -186,16 +186,19 @@ def load_pipeline(
     if not (path/'model_index.json').exists():
         if path.exists(): raise FileNotFoundError(f'{model} holds no model_index.json: give a folder pipeline/ that `vap-diffusion train` wrote, or "course"')
         if str(model).count('/') != 1 or str(model).startswith(('.', '/')): raise FileNotFoundError(f'{model} is not there: give a folder pipeline/ that `vap-diffusion train` wrote, or "course"')
-    kind = json.loads((path/'model_index.json').read_text()).get('_class_name') if (path/'model_index.json').exists() else 'VAPDiffusionPipeline'
+    kind = read_json(path/'model_index.json').get('_class_name') if (path/'model_index.json').exists() else 'VAPDiffusionPipeline'
     if kind != 'VAPDiffusionPipeline': raise ValueError(f'{model} is a {kind}, not a VAPDiffusionPipeline: load it with diffusers')
     from huggingface_hub.errors import HTTPError                                                # of the wire; a hub's answers are OSErrors
     disable_progress_bar()
-    try: pipe = VAPDiffusionPipeline.from_pretrained(path if path.exists() else str(model))
+    try: pipe = VAPDiffusionPipeline.from_pretrained(path if path.exists() else str(model)).to('cuda' if torch.cuda.is_available() else 'cpu')
     except (OSError, HTTPError) as e:
         remedy = 'train it again, or give "course"' if path.exists() else 'check the name, the network and the token (`hf auth login`, HF_TOKEN), or give a folder'
         raise FileNotFoundError(f'{model} cannot be loaded ({(str(e) or type(e).__name__).splitlines()[0]}): {remedy}') from None
+    except (RuntimeError, ValueError) as e:
+        if str(e).startswith(('the autoencoder', 'the text encoder', 'the generator')): raise   # ours, from __init__
+        raise ValueError(f'{model}: weights and config.json of a part do not belong together ({" ".join(str(e).split())[:120]}): train it again, or copy the whole folder anew') from None
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to('cuda' if torch.cuda.is_available() else 'cpu')
+    return pipe
 
 # %% ../nbs/12_pipeline.ipynb #12a00007
 def assemble(
@@ -234,6 +237,23 @@ def build_pipeline(
     pipe.save_pretrained(part)
     part.rename(run/'pipeline')
     return load_pipeline(run/'pipeline')
+
+# %% ../nbs/12_pipeline.ipynb #12f00002
+def released_pipeline(
+    model,                     # a folder that `convert_released` wrote
+    class_names:list[str],     # in the order of its prototypes, without the empty class
+    autoencoder:str='stabilityai/sd-vae-ft-ema', # name or path for `load_autoencoder`
+    text_encoder:str='biomedclip', # name or path for `load_text_encoder`
+    schedule:str='sd',         # that of the authors' evaluation; their training helper has 'vp'
+    modality:str='dermoscopy',
+) -> VAPDiffusionPipeline:     # it has no bank: give prompts
+    "The authors' converted weights with the other parts of their model. Raises `ValueError` when these do not fit."
+    vae, encoder, uvit = load_autoencoder(autoencoder), load_text_encoder(text_encoder), ReleasedUViT.from_pretrained(model).eval()
+    for what, part, wanted in ('latent channels', vae.config.latent_channels, uvit.config.in_channels), ('numbers a word', encoder.width, uvit.config.text_dim):
+        if part != wanted: raise ValueError(f'{autoencoder if what[0] == "l" else text_encoder} has {part} {what}, the weights in {model} were trained on {wanted}: give the parts that they were trained with')
+    vae.register_to_config(latents_mean=[0.]*uvit.config.in_channels, latents_std=[1/vae.config.scaling_factor]*uvit.config.in_channels)
+    scheduler = DPMSolverMultistepScheduler(**SCHEDULES[schedule], algorithm_type='dpmsolver++', solver_order=2, use_lu_lambdas=True, prediction_type='epsilon')
+    return VAPDiffusionPipeline(vae, uvit, encoder, scheduler, class_names, True, modality, fingerprint(vae), encoder.fingerprint, Path(model).name)
 
 # %% ../nbs/12_pipeline.ipynb #12a00008
 def write_image(path, image, label, prompt, seed, model):
@@ -285,6 +305,7 @@ def plan(
     "What to paint: n rows. Raises `ValueError` for contradictions."
     if n < 1: raise ValueError(f'n is {n}: at least 1 image is needed')
     if prompts not in PROMPT_KINDS and not Path(prompts).exists(): raise ValueError(f'prompts is {prompts!r}: choose {", ".join(PROMPT_KINDS)}, or the file of a bank')
+    if prompts == 'own' and (label or prompt): raise ValueError("prompts 'own' takes class and words from the images of `like`: leave label and prompt out, or choose other prompts")
     if prompts == 'own' and like is None: raise ValueError("prompts 'own' needs a working folder whose images have descriptions: give like (--like W)")
     if prompts == 'own':
         rows = split_rows(like, split).sample(n, replace=n > len(split_rows(like, split)), random_state=seed)
@@ -358,9 +379,10 @@ def claim_folder(out, settings):
     "Make the folder, or check that it holds this very run."
     path = out/'sample.json'
     if path.exists():
-        found = json.loads(path.read_text())
+        found = read_json(path)
         odd = '; '.join(f'{k} was {found.get(k)}, now {v}' for k, v in settings.items() if found.get(k) != v)
         if odd: raise FileExistsError(f'{out} holds the images of another run ({odd}): choose another folder')
+    elif out.is_file(): raise FileExistsError(f'{out} is a file: choose a folder')
     elif out.is_dir() and any(out.iterdir()): raise FileExistsError(f'{out} holds other files ({sorted(p.name for p in out.iterdir())[0]}): choose an empty folder')
     (out/'images').mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
