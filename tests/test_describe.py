@@ -1,10 +1,11 @@
 """Describing at scale: flaws, prompt files, variants, threads, shards, locks, kills. Nothing is lost, asked twice or dropped in silence."""
 import errno, json, os, subprocess, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pytest
 from vap_diffusion.datasets import prepare
 from vap_diffusion.phantoms import write_phantoms
-from vap_diffusion.vaps import (PROMPTS, MeasuringDescriber, VisualAttributePrompter, add_prompts, describe_table, estimate, flaw,
+from vap_diffusion.vaps import (PROMPTS, MeasuringDescriber, ServerError, VisualAttributePrompter, add_prompts, check_measurable, describe_table, estimate, flaw,
                                 load_descriptions, load_prompts, merge_descriptions, questions, shorten, user, write_descriptions)
 from kills import Steady, check as kill_and_check
 
@@ -36,6 +37,33 @@ def work(tmp_path):
     ('Consistent with basal cell carcinoma.', 'diagnosis (basal cell)'), ('Two nevi are seen in the picture.', 'diagnosis (nevi)'), ('The patient cannot be seen; the skin is pale.', None)])
 def test_flaws(text, reason): assert flaw(text, PROMPTS['dermoscopy'].diagnoses) == reason
 
+@pytest.mark.parametrize('reason, texts', [
+    ('refusal', ('I must decline this request.', 'This image can\u2019t be analyzed.', 'This image cannot be processed.', 'I respectfully decline.', 'Unfortunately, I am unable to view images.', 'I don\u2019t see an image.',
+                 'No image was provided.', 'Please upload the image again.', 'I\u2019m afraid I can\u2019t do that.', 'This violates our content policy.', 'Seek medical attention.', 'I apologize, but I can\u2019t.')),
+    ('another language', ('Rundlicher brauner Fleck mit weichem Rand.', 'Kleine Läsion.', 'Die Haut ist hell.', 'Lunge klar, Herz normal.', 'Petite lésion brune, bords nets.', 'Lésion ronde.', 'La peau est claire.', 'Poumons clairs, coeur normal.',
+                          'Mancha oscura en la piel.', 'Lesión redonda marrón.', 'La piel es clara.', 'Lesione rotonda marrone.', 'Lesão redonda.')),
+    ('loop', ('The lesion is round. '*4, 'The lesion is round. It is brown. The lesion is round. The lesion is round.', 'round, round, round, round', 'The border is soft.\n'*3)),
+    (None, ('Oval brown lesion.', 'Café-au-lait patch, tan.', 'The lesion met the frame at the left.', 'Round red lesion, en face.', 'As an AI visual assistant, I observe a round brown lesion on pale skin.', 'Hair: none. Marker: none. Texture: smooth.',
+            'The image shows a lesion. The image shows hairs.', 'Texture\nNone\nHair\nNone\nMarker\nNone', 'The border cannot be followed at the left.', 'I see a round lesion. I cannot see hairs below it.', 'No image of a hair is there.'))])
+def test_more_flaws(reason, texts): assert {t: flaw(t, PROMPTS['dermoscopy'].diagnoses) for t in texts} == dict.fromkeys(texts, reason)
+
+def test_diagnoses_are_known():
+    "Those of chapter 08 and of the data sets' labels, in any number; an enlarged heart, a nodule, a mass and a consolidation are what one sees."
+    from vap_diffusion.prompt_bank import DIAGNOSES
+    said = lambda name: any(str(flaw(f'There is no {name} here.', p.diagnoses)).startswith('diagnosis') for p in PROMPTS.values())
+    assert {n for names in DIAGNOSES.values() for n in names if not said(n)} == {'enlarged heart'}
+    for modality, names in dict(dermoscopy='BCC SCC Bowen lentigo lentigines keratoses melanomas basal-cell moles malignancies', colonoscopy='colitis Barrett\u2019s esophagitis adenomas tumours hemorrhoids',
+                                chest_xray='Atelectasis atelectases Cardiomegaly Effusion effusions Infiltration Pneumonia pneumothoraces Edema Emphysema Fibrosis Hernia COVID-19').items():
+        for n in names.split(): assert str(flaw(f'A round thing, perhaps {n}.', PROMPTS[modality].diagnoses)).startswith('diagnosis'), n
+    for text in ('A melanocytic pattern with a network.', 'Molecular, moled, fibre.'): assert flaw(text, PROMPTS['dermoscopy'].diagnoses) is None
+
+def test_no_false_alarms_on_hand_written_sentences():
+    "Of 1049 sentences that were written by hand, those pass that name no diagnosis and refuse nothing."
+    from vap_diffusion.phantoms import data_path
+    flaws = [flaw(json.loads(l)['text'], PROMPTS[p.stem].diagnoses) for p in data_path('claims').glob('*.jsonl') for l in p.read_text(encoding='utf-8').splitlines()]
+    assert len(flaws) == 1049 and not {f for f in flaws if f and not f.startswith('diagnosis')} - {'refusal'}
+    assert flaws.count('refusal') == 5 and sum(f is not None for f in flaws) < 60     # five do refuse, or send to a physician
+
 def test_the_describer_has_no_flaws():
     "Every sentence that the embedded describer can write passes."
     from vap_diffusion.phantoms import ATTRIBUTES, describe_attributes, draw_attributes, CLASSES
@@ -61,7 +89,7 @@ def test_steps_are_left_out():
     with pytest.raises(ValueError, match='steps'): VisualAttributePrompter(model, steps=(3,))
 
 def test_question_2_without_an_answer_stops_the_run(work):
-    with pytest.raises(RuntimeError, match='Question 2 .empty'): describe_table(work, Scripted(lambda step, seed: '' if step == 2 else 'Round.'), progress=False)
+    with pytest.raises(ServerError, match='Question 2 .empty'): describe_table(work, Scripted(lambda step, seed: '' if step == 2 else 'Round.'), progress=False)
     assert len(describe_table(work, Scripted(lambda step, seed: 'Round.'), progress=False, steps=(1, 3))) == 18
 
 def test_temperature_needs_a_model_that_samples():
@@ -159,6 +187,84 @@ def test_a_second_process_is_told(work):
         done = subprocess.run([sys.executable, '-m', 'vap_diffusion.cli', 'describe', str(work)], capture_output=True, text=True)
     assert done.returncode == 1 and 'another process' in done.stderr and '--shard' in done.stderr and 'Traceback' not in done.stderr
 
+def test_shards_with_retries(work):
+    "The last line of an image counts, and each stands once in the whole."
+    for i in (1, 2):
+        with pytest.warns(UserWarning, match='refusal: 9'): describe_table(work, Scripted(lambda step, seed: 'I am sorry.' if step == 3 else 'Round.'), progress=False, shard=(i, 2))
+    for i in (1, 2): describe_table(work, Scripted(lambda step, seed: 'Round.'), progress=False, shard=(i, 2), retry=True)
+    assert merge_descriptions(work) == 18 == len(lines(work/'descriptions.jsonl')) and not [l for l in lines(work/'descriptions.jsonl') if 'failed' in l]
+
+def test_shards_of_other_questions(work, monkeypatch):
+    from dataclasses import replace
+    describe_table(work, progress=False, shard=(1, 2))
+    monkeypatch.setitem(PROMPTS, 'dermoscopy', replace(PROMPTS['dermoscopy'], version='vaps-9'))
+    describe_table(work, progress=False, shard=(2, 2))
+    with pytest.raises(ValueError, match='different questions about dermoscopy .*1-of-2.*vaps-1.*2-of-2.*vaps-9'): merge_descriptions(work)
+    assert not (work/'descriptions.jsonl').exists() and not (work/'descriptions.part').exists()
+
+@pytest.mark.parametrize('busy', ['descriptions.jsonl', 'descriptions.2-of-2.jsonl'])
+def test_no_merge_while_one_writes(work, busy):
+    from filelock import FileLock
+    for i in (1, 2): describe_table(work, progress=False, shard=(i, 2))
+    with FileLock(work/f'{busy}.lock'), pytest.raises(BlockingIOError, match=busy): merge_descriptions(work)
+    assert merge_descriptions(work) == 18
+
+def test_shards_at_once_ask_question_2_once(work):
+    class Slow(Scripted):
+        def chat(self, messages, temperature=0., seed=None): time.sleep(.05); return super().chat(messages, temperature, seed)
+    model = Slow(lambda step, seed: f'Answer {step}.')
+    with ThreadPoolExecutor(3) as pool: list(pool.map(lambda i: write_descriptions(work, model, progress=False, shard=(i, 3)), (1, 2, 3)))
+    assert sum(a[0] == 2 for a in model.asked) == 3 and merge_descriptions(work) == 18       # three modalities
+
+# --- a server that fails about some images ---------------------------------------------------------------------------
+
+class Poisoned(Steady):
+    "Fails about some of the images, each time."
+    def __init__(self, poison, error, concurrency=1): super().__init__(0, concurrency); self.poison, self.error, self.seen = poison, error, []
+    def chat(self, messages):
+        images = [p['image'] for m in messages for p in m['content'] if p['type'] == 'image']
+        if images and (k := images[0].tobytes()) not in self.seen: self.seen.append(k)
+        if images and self.poison(self.seen.index(images[0].tobytes())): raise self.error
+        return super().chat(messages)
+
+@pytest.mark.parametrize('concurrency', [1, 4])
+def test_one_poisoned_image_does_not_block_a_run(work, concurrency):
+    model = Poisoned(lambda i: i in (5, 6, 17), ServerError('the server answers with error 400 (image too odd)'), concurrency)
+    with pytest.warns(UserWarning, match='no usable answer about 3 images .server: 3'): words = describe_table(work, model, progress=False)
+    failed = words[words.t_mix == '']
+    assert len(words) == 18 and len(failed) == 3 and (failed.failed == 'server: the server answers with error 400 (image too odd)').all()
+    n = model.n; describe_table(work, model, progress=False); assert model.n == n                 # finished
+    model.poison = lambda i: False
+    assert set(describe_table(work, model, progress=False, retry=True).failed) == {''}
+
+def test_a_poisoned_image_of_a_batch(work):
+    class Batched(Poisoned):
+        batch_size = 5
+        def chat_many(self, chats): return [self.chat(c) for c in chats]
+    with pytest.warns(UserWarning, match='server: 1'): words = describe_table(work, Batched(lambda i: i == 7, ServerError('error 500')), progress=False)
+    assert len(words) == 18 and (words.t_mix == '').sum() == 1
+
+@pytest.mark.parametrize('concurrency', [1, 4])
+def test_a_dead_server_stops_the_run_and_leaves_no_failed_lines(work, concurrency):
+    model = Poisoned(lambda i: i >= 6, ServerError('error 500'), concurrency)
+    with pytest.raises(ServerError, match='images in a row got no answer, the last: error 500'): describe_table(work, model, progress=False)
+    assert 0 < len(load_descriptions(work)) <= 6 and set(load_descriptions(work).failed) == {''} and len(model.seen) <= 18
+    model.poison = lambda i: False
+    assert set(describe_table(work, model, progress=False).failed) == {''}
+
+def test_what_is_no_matter_of_an_image_stops_at_once(work):
+    for done, error in ((3, ServerError('no such model (error 404)', stops=True)), (6, ConnectionError('nobody there'))):
+        model = Poisoned(lambda i: i == 3, error)
+        with pytest.raises(type(error), match=str(error).split('(')[0]): describe_table(work, model, progress=False)
+        assert len(load_descriptions(work)) == done and set(load_descriptions(work).failed) == {''}
+
+def test_what_cannot_be_measured_is_said_before(work):
+    import pandas as pd
+    from vap_diffusion.datasets import load_table, write_table
+    check_measurable(work)
+    table = load_table(work); attrs = table.attrs; table.loc[3, 'modality'] = 'histology'; table.attrs = attrs; write_table(table, work)
+    with pytest.raises(ValueError, match="'histology'.*--verify"): check_measurable(work)
+
 def test_a_full_disk(work, monkeypatch):
     "ENOSPC in the middle of a line: the error comes out, and the next call mends the line."
     import vap_diffusion.vaps as vaps
@@ -185,6 +291,10 @@ def test_estimate(work):
             self.usage = tuple(a + b for a, b in zip(self.usage, (1, 100, 10))); return super().chat(messages)
     assert estimate(work, Counted()) == dict(images=10, requests=20, tokens_in=2375, tokens_out=238)   # 8 asked: 19 requests, 3 of them Question 2
     assert len(load_descriptions(work)) == 8
+    model = Counted(); model.chat = lambda messages: Counted.chat(model, messages) and 'I am sorry.'
+    with pytest.warns(UserWarning): describe_table(work, model, progress=False)                          # 10 of 18 fail ...
+    assert estimate(work, Counted(), sample=4, retry=True) == dict(images=6, requests=12, tokens_in=1200, tokens_out=120) # ... are asked again, 4 in the sample
+    assert estimate(work, Counted(), sample=8, retry=True)['images'] == 0 and estimate(work, Counted(), retry=True) == {}
 
 @pytest.mark.parametrize('batch_size', [None, 4])
 def test_memory_does_not_grow_with_the_table(work, batch_size):

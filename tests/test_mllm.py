@@ -3,7 +3,7 @@ import json, os, shutil, subprocess, sys, time
 import numpy as np, pytest
 import tiny
 from test_vaps import KEY, Answers, message, work
-from vap_diffusion.vaps import OpenAIMLLM, TransformersMLLM, VisualAttributePrompter, describe_table, flaw, load_descriptions, make_mllm, user
+from vap_diffusion.vaps import OpenAIMLLM, ServerError, TransformersMLLM, VisualAttributePrompter, describe_table, flaw, load_descriptions, make_mllm, user
 
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((64, 64), (40, 90), (120, 50))]
@@ -109,7 +109,7 @@ def test_one_fault_is_survived(fault):
 def test_a_fault_that_stays_ends_in_one_line(fault, monkeypatch):
     monkeypatch.setenv('OPENAI_API_KEY', KEY)
     with Answers(FAULTS[fault]) as server:
-        text = message((RuntimeError, ConnectionError), lambda: OpenAIMLLM('m', server.url, max_retries=1).chat([user('hello')]))
+        text = message(ServerError, lambda: OpenAIMLLM('m', server.url, max_retries=1).chat([user('hello')]))
         assert server.url in text and len(server.seen) == 2
 
 ODD = [dict(choices='abc'), dict(choices={'0': 1}), dict(choices=[None]), [1], 3, 'text', dict(choices=[dict(message='x')]), dict(choices=[dict(message=dict(content=5))]),
@@ -117,7 +117,7 @@ ODD = [dict(choices='abc'), dict(choices={'0': 1}), dict(choices=[None]), [1], 3
 
 @pytest.mark.parametrize('body', ODD, ids=map(str, range(len(ODD))))
 def test_odd_answers_end_in_one_line(body):
-    with Answers(json.dumps(body).encode()) as server: assert 'no chat answer' in message(RuntimeError, lambda: OpenAIMLLM('m', server.url, max_retries=0).chat([user('hello')]))
+    with Answers(json.dumps(body).encode()) as server: assert 'no chat answer' in message(ServerError, lambda: OpenAIMLLM('m', server.url, max_retries=0).chat([user('hello')]))
 
 def test_odd_counts_do_no_harm():
     for usage in (dict(prompt_tokens='12', completion_tokens=None), [1], 'x', None):
@@ -131,6 +131,28 @@ def test_an_image_that_the_server_refuses_is_recorded_and_the_run_goes_on(work, 
         words = describe_table(work, OpenAIMLLM('m', server.url), progress=False, concurrency=1)
     assert len(words) == 18 and (words.t_mix == GOOD).sum() == 17 and words.failed.str.startswith(reason).sum() == 1
 
+@pytest.mark.parametrize('fault', [400, 413, 422, 500, b'{"choices": ['], ids=str)
+def test_a_request_that_always_fails_is_recorded_and_the_run_goes_on(work, fault):
+    with Answers(*[GOOD]*9, fault, GOOD) as server, pytest.warns(UserWarning, match='about 1 images .server: 1'):
+        words = describe_table(work, OpenAIMLLM('m', server.url, max_retries=0), progress=False, concurrency=1)
+    assert (words.t_mix == GOOD).sum() == 17 and words.failed.str.startswith(f'server: {server.url}').sum() == 1
+
+@pytest.mark.parametrize('status, asked', [(401, 10), (403, 10), (404, 10), (429, 10), (400, 13), (500, 13)])
+def test_what_is_no_matter_of_one_image_stops_the_run(work, status, asked):
+    "At once, or after four in a row; nothing is recorded as failed."
+    with Answers(*[GOOD]*9, status) as server:
+        message(ServerError, lambda: describe_table(work, OpenAIMLLM('m', server.url, max_retries=0), progress=False, concurrency=1))
+        assert len(server.seen) == asked and len(load_descriptions(work)) == 3 and set(load_descriptions(work).failed) == {''}
+
+def test_an_image_is_encoded_once(work, monkeypatch):
+    import vap_diffusion.vaps as vaps
+    made, real = [], vaps.data_url
+    monkeypatch.setattr(vaps, 'data_url', lambda image: made.append(1) or real(image))
+    with Answers(GOOD) as server:
+        describe_table(work, OpenAIMLLM('m', server.url, concurrency=3), progress=False)
+        urls = [p['image_url']['url'] for r in server.seen for m in r['body']['messages'] for p in m['content'] if p['type'] == 'image_url']
+    assert len(made) == 18 == len(set(urls)) and len(urls) == 36
+
 @pytest.mark.parametrize('code', ['content_filter', 'content_policy_violation'])
 def test_a_filter_before_the_model_is_a_refusal(code):
     body = json.dumps(dict(error=dict(code=code, message='Your request was rejected.'))).encode()
@@ -141,7 +163,7 @@ def test_what_the_server_says_of_an_error_is_passed_on_without_the_key(monkeypat
     monkeypatch.setenv('OPENAI_API_KEY', KEY)
     body = json.dumps(dict(error=dict(code='context_length_exceeded', message=f'At most 4096 tokens,\n not 5000; key {KEY}'))).encode()
     server = Rude(reply(body, '400 Bad Request'), reply(FINE))
-    text = message(RuntimeError, lambda: OpenAIMLLM('m', server.url).chat([user('hello')]))
+    text = message(ServerError, lambda: OpenAIMLLM('m', server.url).chat([user('hello')]))
     assert 'At most 4096 tokens, not 5000; key ...' in text and 'tried again' not in text and len(server.times) == 1      # it would be refused again
 
 class Rude:
@@ -181,7 +203,7 @@ def test_retry_after_is_obeyed():
 def test_a_long_wait_is_passed_on():
     "More than the client waits for: not asked again before its time."
     server = Rude(reply(b'{}', '429 Too Many Requests', more='Retry-After: 3600\r\n'), reply(FINE))
-    assert 'asks to wait 3600 s' in message(RuntimeError, lambda: OpenAIMLLM('m', server.url).chat([user('hello')])) and len(server.times) == 1
+    assert 'asks to wait 3600 s' in message(ServerError, lambda: OpenAIMLLM('m', server.url).chat([user('hello')])) and len(server.times) == 1
 
 @pytest.mark.parametrize('key', [KEY + '\n', KEY + '\r', ' ' + KEY])
 def test_white_space_around_the_key(key, monkeypatch, caplog):
@@ -193,7 +215,7 @@ def test_white_space_around_the_key(key, monkeypatch, caplog):
 @pytest.mark.parametrize('key', [KEY + '\u201d', KEY + '\n' + KEY])
 def test_a_key_that_is_none(key, monkeypatch, caplog):
     monkeypatch.setenv('OPENAI_API_KEY', key); caplog.set_level('DEBUG')
-    assert 'OPENAI_API_KEY' in message(PermissionError, lambda: OpenAIMLLM('m', 'http://localhost:9/v1'))
+    assert 'OPENAI_API_KEY' in message(ValueError, lambda: OpenAIMLLM('m', 'http://localhost:9/v1'))
     assert KEY not in caplog.text
 
 @pytest.mark.parametrize('url', [f'http://me:{KEY}@localhost:9/v1', f'http://{KEY}@localhost:9/v1', f'http://localhost:9/v1?api-key={KEY}'])

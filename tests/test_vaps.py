@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np, pytest
 from vap_diffusion.datasets import prepare
 from vap_diffusion.phantoms import ATTRIBUTES, CLASSES, check_attributes, make_phantom, write_phantoms
-from vap_diffusion.vaps import (PROMPTS, SPLITS, MeasuringDescriber, OpenAIMLLM, TransformersMLLM, VisualAttributePrompter, describe_table,
+from vap_diffusion.vaps import (PROMPTS, SPLITS, MeasuringDescriber, OpenAIMLLM, ServerError, TransformersMLLM, VisualAttributePrompter, describe_table,
                                 fit_rule, load_descriptions, load_rules, make_mllm, read_attributes, scores, user)
 
 KEY = 'sk-secret-1234567890'
@@ -66,36 +66,42 @@ def test_a_server_that_fails_for_a_while_is_asked_again():
 
 def test_a_server_that_keeps_failing():
     with Answers(500) as server:
-        text = message(RuntimeError, lambda: OpenAIMLLM('llava', server.url, max_retries=1).chat([user('hello')]))
+        text = message(ServerError, lambda: OpenAIMLLM('llava', server.url, max_retries=1).chat([user('hello')]))
         assert '500' in text and server.url in text and len(server.seen) == 2
 
 def test_a_server_that_hangs():
     with Answers('late', wait=2) as server:
-        assert '0.3 s' in message(ConnectionError, lambda: OpenAIMLLM('llava', server.url, timeout=.3, max_retries=0).chat([user('hello')]))
+        assert '0.3 s' in message(ServerError, lambda: OpenAIMLLM('llava', server.url, timeout=.3, max_retries=0).chat([user('hello')]))
 
 @pytest.mark.parametrize('status', [401, 403])
 def test_a_wrong_key_is_not_shown(monkeypatch, status):
     monkeypatch.setenv('OPENAI_API_KEY', KEY)
     with Answers(status) as server:                                          # the server's own message repeats the key
-        assert 'OPENAI_API_KEY' in message(PermissionError, lambda: OpenAIMLLM('llava', server.url).chat([user('hello')]))
+        assert 'OPENAI_API_KEY' in message(ServerError, lambda: OpenAIMLLM('llava', server.url).chat([user('hello')]))
         assert server.seen[0]['key'] == f'Bearer {KEY}'
 
 @pytest.mark.parametrize('status', [400, 422, 500])
 def test_no_other_error_shows_the_key(monkeypatch, status):
     monkeypatch.setenv('OPENAI_API_KEY', KEY)
-    with Answers(status) as server: assert str(status) in message(RuntimeError, lambda: OpenAIMLLM('llava', server.url, max_retries=0).chat([user('hello')]))
+    with Answers(status) as server: assert str(status) in message(ServerError, lambda: OpenAIMLLM('llava', server.url, max_retries=0).chat([user('hello')]))
 
 def test_without_a_key(monkeypatch):
     monkeypatch.delenv('OPENAI_API_KEY', raising=False)
     with Answers('fine') as server: assert OpenAIMLLM('llava', server.url).chat([user('hello')]) == 'fine'      # one's own server wants none
-    with Answers(401) as server: assert 'OPENAI_API_KEY' in message(PermissionError, lambda: OpenAIMLLM('llava', server.url).chat([user('hello')]))
+    with Answers(401) as server: assert 'OPENAI_API_KEY' in message(ServerError, lambda: OpenAIMLLM('llava', server.url).chat([user('hello')]))
+
+def test_errors_of_a_server_are_no_other_errors():
+    "Not a PermissionError, which the command line takes for one of a file."
+    for status in (400, 401, 403, 404, 429, 500):
+        with Answers(status) as server, pytest.raises(ServerError) as caught: OpenAIMLLM('llava', server.url, max_retries=0).chat([user('hello')])
+        assert not isinstance(caught.value, OSError) and caught.value.stops == (status in (401, 403, 404, 429))
 
 def test_an_unknown_model():
-    with Answers(404) as server: assert 'llava' in message(RuntimeError, lambda: OpenAIMLLM('llava', server.url).chat([user('hello')]))
+    with Answers(404) as server: assert 'llava' in message(ServerError, lambda: OpenAIMLLM('llava', server.url).chat([user('hello')]))
 
 @pytest.mark.parametrize('answer', [b'<html>Welcome to nginx</html>', b'{"choices": []}', b'{}', b'{"choices": [{"message": {"content": null}}]}'])
 def test_a_server_of_another_kind(answer):
-    with Answers(answer) as server: assert '--mllm' in message(RuntimeError, lambda: OpenAIMLLM('llava', server.url, max_retries=0).chat([user('hello')]))
+    with Answers(answer) as server: assert '--mllm' in message(ServerError, lambda: OpenAIMLLM('llava', server.url, max_retries=0).chat([user('hello')]))
 
 def test_the_key_is_in_no_file(work, monkeypatch):
     monkeypatch.setenv('OPENAI_API_KEY', KEY)
@@ -230,7 +236,7 @@ def test_no_answer_is_noted(work):
 def test_a_server_that_dies_and_comes_back(work):
     with Answers(*['one']*20, 500) as server:
         name = server.url
-        text = message(RuntimeError, lambda: describe_table(work, OpenAIMLLM('llava', name, max_retries=0), progress=False))
+        text = message(ServerError, lambda: describe_table(work, OpenAIMLLM('llava', name, max_retries=0), progress=False))
         done = len(load_descriptions(work)); assert 0 < done < 18 and 'goes on' in text
         server.script[:] = ['two']; server.seen.clear()
         words = describe_table(work, OpenAIMLLM('llava', name), progress=False)
