@@ -2,6 +2,7 @@
 import json
 import numpy as np, pytest, torch
 from diffusers import AutoencoderKL
+from vap_diffusion import autoencoder
 from vap_diffusion.autoencoder import (course_config, decode_latents, encode_images, finetune_decoder, fingerprint, load_autoencoder, main,
                                        measure_scaling, reconstruction, settle_latents, train_autoencoder)
 
@@ -39,6 +40,34 @@ def test_going_on_changes_both_parts_and_the_decoder_stage_only_one():
     assert first != second == fingerprint(vae) and torch.equal(latents, encode_images(vae, IMAGES, progress=False)[0])
     assert any(not torch.equal(p, q) for p, q in zip(decoder, vae.decoder.parameters()))
     assert not vae.training and not any(p.requires_grad for p in vae.parameters()) and {'step', 'seconds', 'image'} <= set(log[-1])
+
+@pytest.mark.parametrize('stage', [train_autoencoder, finetune_decoder])
+def test_a_stopped_training_goes_on(stage, tmp_path, monkeypatch):
+    "In the middle, and after its end: the weights of an undisturbed run."
+    whole, vae, file, looks = tiny(), tiny(), tmp_path/'new'/'state.pt', []
+    call = lambda vae, **kw: stage(vae=vae, images=IMAGES, steps=6, seed=3, **QUIET, **kw)
+    call(whole)
+    monkeypatch.setattr(autoencoder.Kept, 'every', 0.)
+    loss = autoencoder.image_loss
+    def stopped(*args):
+        looks.append(1)
+        if len(looks) == 4: raise KeyboardInterrupt
+        return loss(*args)
+    monkeypatch.setattr(autoencoder, 'image_loss', stopped)
+    with pytest.raises(KeyboardInterrupt): call(vae, keep=file)
+    assert torch.load(file, weights_only=True)['step'] == 3 and [p.name for p in file.parent.iterdir()] == ['state.pt']
+    looks[:] = [1]*9
+    assert same(call(tiny(), keep=file), whole) and len(looks) == 9 + 3
+    assert same(call(tiny(), keep=file), whole) and len(looks) == 9 + 3
+
+def test_minutes_count_those_before_the_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(autoencoder.Kept, 'every', 0.)
+    train_autoencoder(IMAGES, steps=1, vae=tiny(), keep=tmp_path/'state.pt', **QUIET)
+    state = torch.load(tmp_path/'state.pt', weights_only=True)
+    torch.save(state | dict(seconds=3600.), tmp_path/'state.pt')
+    log = []
+    train_autoencoder(IMAGES, minutes=60, vae=tiny(), keep=tmp_path/'state.pt', log=log, **QUIET)
+    assert not log, 'the hour was over'
 
 def test_a_minute_budget_ends():
     log = []

@@ -11,7 +11,7 @@ from chapters import ROOT
 from test_cli import fails, vap
 from vap_diffusion.cli import app
 from vap_diffusion.datasets import (CHEST_FINDINGS, CVC_STARTS, DATASETS, HYPERKVASIR_CLASSES, ISIC2018_CLASSES, ISIC2019_CLASSES, SPLITS, MatchError, assign_splits,
-                                    check_dataset, csv_table, load_image, load_mask, prepare, read_csv)
+                                    check_dataset, csv_table, folder_table, load_image, load_mask, prepare, read_csv)
 from vap_diffusion.phantoms import make_phantom
 
 REAL = Path(os.environ.get('VAP_DATA', ROOT.parent/'shared'/'data'))
@@ -263,6 +263,17 @@ def test_csv_faults(ward, rows, message):
     (ward/'bad.csv').write_text('File,Finding,Patient\n' + rows)
     with pytest.raises(ValueError, match=message): csv_table(ward/'films', **columns(ward, 'bad.csv'))
 
+def test_groups_beside_a_folder(tmp_path):
+    "A blank group is no group that all blanks share."
+    for i in range(12): draw(tmp_path/'f'/'ab'[i % 2]/f'{i:02}.png', i)
+    names = [f'{"ab"[i % 2]}/{i:02}.png' for i in range(12)]
+    def groups(*cells):
+        (tmp_path/'f'/'groups.csv').write_text('file_name,group\n' + ''.join(f'{n},{c}\n' for n, c in zip(names, cells)))
+        return folder_table(tmp_path/'f').set_index('file_name').group[names].tolist()
+    assert groups('007', 7, ' 7 ', 'None', 'nan', *range(10, 17)) == ['007', '7', '7', 'None', 'nan', *map(str, range(10, 17))]
+    with pytest.raises(ValueError, match='groups.csv has no group for 11 of 12 images, first a/02.png'): groups('p1', *['']*11)
+    with pytest.raises(ValueError, match='has no group for 1 of 12'): groups(*['p1']*11, ' ')
+
 def test_csv_splits_and_unknown_groups(ward):
     rows = [f'{i:03d},{"ab"[i % 2]},{"" if i in (4, 5) else i//3},{"Test" if i >= 24 else ""}' for i in range(30)]
     (ward/'split.csv').write_text('\n'.join(['File,Finding,Patient,split', *rows]))
@@ -412,6 +423,14 @@ def test_the_whole_way_on_real_images(name, tmp_path):
     table = pd.read_parquet(w/'table.parquet')
     assert set(table.split) == set(SPLITS) and cut(table) == 0 and set(table.modality) == {DATASETS[name].modality}
     walk(w)
+    if name == 'isic2018': # the stages that read no modality: once
+        verb('train', w, '--no-text', '--steps', 3)
+        model, s = w/'models'/'class'/'pipeline', tmp_path/'samples'
+        verb('sample', model, '--out', s, '--like', w, '--n', 12, '--steps', 2)
+        assert len(list((s/'images').glob('*.png'))) == 12 and set(pd.read_csv(s/'manifest.csv').label) <= set(table.label)
+        with pytest.warns(UserWarning, match='not shown fit for isic2018'): verb('evaluate', s, '--real', w)
+        found = json.loads((s/'evaluation-test.json').read_text())
+        assert found['n'] == 12 and found['fid'] > found['fid_floor'] > 0, 'three steps paint noise'
     words = [json.loads(l) for l in (w/'descriptions.jsonl').read_text().splitlines()]
     assert {x['file_name'] for x in words} == set(table.file_name) and len({x['t_mix'] for x in words}) > len(words)//4, 'real images get varied descriptions'
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Work', 'Seed', 'prepare', 'describe', 'encode', 'train', 'sample', 'evaluate', 'show_figures', 'push',
-           'convert', 'quickstart', 'cached', 'server', 'findings', 'doctor', 'complaint', 'show_warning', 'Stopped',
-           'guarded', 'main']
+           'convert', 'quickstart', 'cached', 'server', 'findings', 'doctor', 'kinds', 'complaint', 'show_warning',
+           'Stopped', 'guarded', 'main']
 
 # %% ../nbs/20_cli.ipynb #20a00003
 import errno, functools, os, sys, warnings
@@ -18,7 +18,7 @@ from typer import Argument, Option
 app = typer.Typer(help='Medical images painted from a class and a description. Stages in order: prepare, describe, encode, train, sample, evaluate; quickstart does them all on phantoms.',
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 Work = Annotated[Path, Argument(help='the working folder, made by prepare', metavar='W')]
-Seed = Annotated[int, Option(help='same seed, same result on the same machine')]
+Seed = Annotated[int, Option(help='same seed, same result on the same machine', min=0)]
 
 # %% ../nbs/20_cli.ipynb #20a00005
 @app.command()
@@ -61,8 +61,8 @@ def describe(
     mllm:Annotated[str, Option(help='measure (from the pixels), hf:NAME_OR_PATH or openai:MODEL@URL')]='measure',
     prompts:Annotated[Optional[Path], Option(help='a prompt file (TOML) with the questions of another modality, or other questions')]=None,
     steps:Annotated[str, Option(help='123: the whole strategy; 13: without thinking twice; 1: the first impression alone')]='123',
-    temperature:Annotated[float, Option(help='of sampling; 0: the likeliest words')]=0,
-    max_words:Annotated[int, Option(help='longer descriptions are cut at a sentence end')]=180,
+    temperature:Annotated[float, Option(help='of sampling; 0: the likeliest words', min=0)]=0,
+    max_words:Annotated[int, Option(help='longer descriptions are cut at a sentence end', min=1)]=180,
     max_tokens:Annotated[Optional[int], Option(help='of hf and openai: longest answer of the model (512)', min=1)]=None,
     batch_size:Annotated[Optional[int], Option(help='of hf: images at once (8 on a GPU, 1 on a CPU)', min=1)]=None,
     dtype:Annotated[Optional[str], Option(help='of hf: bfloat16, float16 or float32; as the weights were saved when not given')]=None,
@@ -79,6 +79,7 @@ def describe(
     "Images -> W/descriptions.jsonl: the three VAPS steps for each image; goes on where it stopped."
     from vap_diffusion import vaps
     from vap_diffusion.datasets import load_table
+    if verify not in (None, 'drop', 'repair'): raise ValueError(f'--verify {verify!r} is not known: give drop or repair')
     load_table(out)
     if prompts: vaps.add_prompts(prompts)
     if merge: vaps.merge_descriptions(out)
@@ -86,7 +87,7 @@ def describe(
         i, _, n = shard.partition('/')
         if not (i + n).isdecimal() or not n: raise ValueError(f'--shard {shard!r} is none: give I/N, such as 1/4')
         if not steps.isdecimal(): raise ValueError(f'--steps {steps!r} are none: give 123, 13 or 1')
-        if verify not in (None, 'drop', 'repair'): raise ValueError(f'--verify {verify!r} is not known: give drop or repair')
+        if verify and shard != '1/1': raise ValueError(f'--verify reads all descriptions, and a shard holds some: leave it out, and after the last shard give `vap-diffusion describe {out} --merge --verify {verify}`')
         how = dict(steps=tuple(map(int, steps)), temperature=temperature, seed=seed, max_words=max_words, shard=(int(i), int(n)), retry=retry)
         model = vaps.make_mllm(mllm, max_tokens=max_tokens, batch_size=batch_size, dtype=dtype, device_map=device_map, concurrency=concurrency, timeout=timeout)
         if mllm.startswith('openai:') and not yes and (left := vaps.estimate(out, model, **how)) and left['images']:
@@ -108,8 +109,8 @@ def encode(
     out:Work,
     autoencoder:Annotated[str, Option(help='course, a folder, or a hub name such as stabilityai/sd-vae-ft-ema')]='course',
     text_encoder:Annotated[str, Option(help='course, biomedclip, a folder, hf-hub:OWNER/NAME, or open_clip:NAME@TAG')]='course',
-    size:Annotated[int, Option(help='pixels of a side')]=64,
-    adapt_minutes:Annotated[float, Option(help='train the autoencoder further on these images')]=0,
+    size:Annotated[int, Option(help='pixels of a side', min=1)]=64,
+    adapt_minutes:Annotated[float, Option(help='train the autoencoder further on these images', min=0)]=0,
     flips:Annotated[bool, Option('--flips', help='also the mirrored training images, left and right exchanged in their descriptions')]=False,
     seed:Seed=0,
 ):
@@ -125,18 +126,18 @@ def train(
     text:Annotated[bool, Option(help='with descriptions, or the class alone')]=True,
     prototypes:Annotated[bool, Option(help='with the Prototype Condition Mechanism')]=True,
     preset:Annotated[Optional[str], Option(help='cpu, gpu or paper; by the device when not given')]=None,
-    minutes:Annotated[Optional[float], Option(help='the budget; 10 on a CPU when nothing is given')]=None,
-    steps:Annotated[Optional[int], Option(help='the budget in steps instead')]=None,
+    minutes:Annotated[Optional[float], Option(help='the budget; 10 on a CPU when nothing is given', min=0.01)]=None,
+    steps:Annotated[Optional[int], Option(help='the budget in steps instead', min=1)]=None,
     name:Annotated[Optional[str], Option(help='of the run: W/models/NAME')]=None,
-    alpha:Annotated[float, Option(help="weight of the prototypes' loss")]=0.1,
+    alpha:Annotated[float, Option(help="weight of the prototypes' loss", min=0)]=0.1,
     pcm:Annotated[str, Option(help="the mechanism as in the 'paper', or as in the authors' 'released' code")]='paper',
     prediction:Annotated[Optional[str], Option(help='epsilon or v_prediction; by the preset when not given')]=None,
     schedule:Annotated[str, Option(help='sd, cosine or vp')]='sd',
     weighting:Annotated[str, Option(help='of the steps of the schedule: none or min_snr')]='none',
-    batch_size:Annotated[Optional[int], Option(help='of all processes together; by the preset when not given')]=None,
-    accumulate:Annotated[int, Option(help='pieces in which a batch is worked off')]=1,
+    batch_size:Annotated[Optional[int], Option(help='of all processes together; by the preset when not given', min=1)]=None,
+    accumulate:Annotated[int, Option(help='pieces in which a batch is worked off', min=1)]=1,
     compile:Annotated[bool, Option('--compile', help='torch.compile; worth it in long trainings on a GPU')]=False,
-    watch:Annotated[Optional[int], Option(help='steps between looks: pictures, and FID on the validation split; four looks in a run when not given')]=None,
+    watch:Annotated[Optional[int], Option(help='steps between looks: pictures, and FID on the validation split; four looks in a run when not given', min=1)]=None,
     no_watch:Annotated[bool, Option('--no-watch', help='do not look')]=False,
     features:Annotated[str, Option(help='what judges at a look: phantoms, inception:FILE, timm:NAME or a folder')]='phantoms',
     seed:Seed=0,
@@ -167,11 +168,11 @@ def sample(
     prompts:Annotated[str, Option(help='bank, own (of the images of --like), unseen (recombined), heldout (of images not trained on), or the FILE of a bank')]='bank',
     like:Annotated[Optional[Path], Option(help='a working folder whose class frequencies are kept')]=None,
     split:Annotated[str, Option(help='which images of --like')]='test',
-    steps:Annotated[int, Option(help='of the sampler; where it guides, a step takes two network evaluations')]=10,
+    steps:Annotated[int, Option(help='of the sampler; where it guides, a step takes two network evaluations', min=1)]=10,
     guidance:Annotated[float, Option(help='1: none; more: nearer to class and prompt, less varied')]=2,
     guidance_interval:Annotated[tuple[float, float], Option(help='guide while t / T lies between these (1 is pure noise)')]=(0., .6),
     guide:Annotated[Optional[str], Option(help='a weaker model for autoguidance: a shorter training, or W/models/NAME/early')]=None,
-    batch_size:Annotated[int, Option(help='images at once')]=64,
+    batch_size:Annotated[int, Option(help='images at once', min=1)]=64,
     compile:Annotated[bool, Option('--compile', help='torch.compile: faster after a minute or more')]=False,
     seed:Seed=0,
 ):
@@ -246,7 +247,7 @@ def push(
 def convert(
     file:Annotated[Path, Argument(help="the authors' weights: a safetensors file, or a torch file that holds tensors alone", metavar='FILE')],
     out:Annotated[Path, Option(help='a new folder')],
-    heads:Annotated[int, Option(help='attention heads; no shape in the file tells them')]=8,
+    heads:Annotated[int, Option(help='attention heads; no shape in the file tells them', min=1)]=8,
 ):
     "Weights in the layout of the authors' released code -> a model folder in diffusers' layout."
     from vap_diffusion.prototype import ReleasedUViT, convert_released
@@ -261,11 +262,11 @@ def quickstart(
     dataset:Annotated[str, Option(help='phantoms, folder, isic2018, isic2019, chestxray14, hyperkvasir, kvasir_seg, cvc_clinicdb or colonoscopy')]='phantoms',
     root:Annotated[Optional[Path], Option(help='folder of the images')]=None,
     modality:Annotated[str, Option(help='of phantoms or of a folder')]='dermoscopy',
-    images:Annotated[int, Option(help='phantoms to draw, N of them to compare with')]=5500,
-    minutes:Annotated[float, Option(help='of training, for each of the two models')]=5,
+    images:Annotated[int, Option(help='phantoms to draw, N of them to compare with', min=1)]=5500,
+    minutes:Annotated[float, Option(help='of training, for each of the two models', min=0.01)]=5,
     autoencoder:Annotated[str, Option(help='course, a folder, or a hub name')]='course',
-    adapt_minutes:Annotated[float, Option(help='of adapting the autoencoder')]=0,
-    n:Annotated[int, Option(help='images to paint and to compare')]=1000,
+    adapt_minutes:Annotated[float, Option(help='of adapting the autoencoder', min=0)]=0,
+    n:Annotated[int, Option(help='images to paint and to compare', min=1)]=1000,
     splits:Annotated[str, Option(help='real images to compare with, by commas')]='test',
     prompts:Annotated[str, Option(help='bank, own, unseen, by commas')]='bank',
     features:Annotated[str, Option(help='phantoms, inception:FILE or a folder')]='phantoms',
@@ -296,6 +297,7 @@ def server() -> str: # its address, or ''
 def findings() -> list[tuple[str, str, str, str]]: # part, what is here, what that means, the command that brings what is missing
     "What this machine has."
     import platform, shutil
+    from importlib.util import find_spec
     import psutil, torch
     from vap_diffusion.metrics import InceptionFeatures
     from vap_diffusion.phantoms import asset_path
@@ -307,6 +309,7 @@ def findings() -> list[tuple[str, str, str, str]]: # part, what is here, what th
     def shipped():
         try: return all(asset_path(p).exists() for p in ('autoencoder', 'text', 'features', 'course'))
         except FileNotFoundError: return False
+    judge = {f'curl -L --create-dirs -o {weights} {InceptionFeatures.url}': weights.exists(), 'pip install torch-fidelity': bool(find_spec('torch_fidelity'))}
     url, free, whole = server(), shutil.disk_usage('.').free, shipped()
     part = lambda name, here, use, without, command: (name, 'here', use, '') if here else (name, 'missing', without, command)
     return [
@@ -317,7 +320,7 @@ def findings() -> list[tuple[str, str, str, str]]: # part, what is here, what th
         part('shipped weights', whole, 'the course works offline', 'chapters and quickstart need them', 'make assets'),
         part('BiomedCLIP', cached(BIOMEDCLIP) and cached(bert), 'encode W --text-encoder biomedclip', 'the course text encoder is used', f'hf download {BIOMEDCLIP} && hf download {bert}'),
         part('SD autoencoder', cached(sd), f'encode W --autoencoder {sd}', 'the course autoencoder is used', f'hf download {sd}'),
-        part('Inception weights', weights.exists(), f'evaluate --features inception:{weights}', 'own features judge', f'curl -L --create-dirs -o {weights} {InceptionFeatures.url}'),
+        part('Inception', all(judge.values()), f'evaluate --features inception:{weights}', 'own features judge', ' && '.join(c for c, there in judge.items() if not there)),
         part('MLLM server', url, f'describe W --mllm openai:MODEL@{url}', 'the measuring describer writes', 'ollama serve   # or any OpenAI-compatible server; its address in OPENAI_BASE_URL'),
     ]
 
@@ -334,26 +337,37 @@ def doctor():
         if command: typer.echo(f'{part}: {command}')                                            # unbroken, to be copied
 
 # %% ../nbs/20_cli.ipynb #20a00007
+def kinds(e:BaseException) -> set[str]:
+    "Names of its class and of those above: of libraries that are not imported at the start."
+    return {c.__name__ for c in type(e).__mro__}
+
 def complaint(e:BaseException) -> str:
     "One line for an error."
-    if isinstance(e, OSError) and e.errno == errno.ENOSPC: return f'the disk is full{f" ({e.filename})" if e.filename else ""}: free some space, and the same command goes on'
-    if isinstance(e, PermissionError): return f'no permission for {e.filename}: choose another folder, or change its rights'
-    if isinstance(e, MemoryError): return 'memory is full: use fewer images or a smaller batch'
-    return ' '.join(str(e).split()) or type(e).__name__
+    said, at = ' '.join(str(e).split()), getattr(e, 'filename', None)
+    if isinstance(e, OSError) and e.errno == errno.ENOSPC: return f'the disk is full{f" ({at})" if at else ""}: free some space, and the same command goes on'
+    if isinstance(e, PermissionError) and at: return f'no permission for {at}: choose another folder, or change its rights'
+    if isinstance(e, (NotADirectoryError, FileExistsError)) and at and (file := next((p for p in (Path(at), *Path(at).parents) if p.is_file()), None)): return f'{file} is a file where a folder is needed: choose another folder, or move the file'
+    if isinstance(e, IsADirectoryError) and at: return f'{at} is a folder where a file is needed: give the file'
+    if isinstance(e, FileNotFoundError) and at: return f'{at} is not there: check the path'
+    if type(e) is MemoryError and said: return said                                      # a chapter's: it knows the remedy
+    if {'MemoryError', 'OutOfMemoryError'} & kinds(e): return f'memory is full{f" ({said})" if said else ""}: use fewer images or a smaller batch'
+    return said or type(e).__name__
 
 def show_warning(message, category, *args, **kw):
     "Warnings as one line; only those that this library raises about the user's input."
-    if category is UserWarning: print(f'warning: {message}', file=sys.stderr)
+    if category is UserWarning:
+        from tqdm import tqdm
+        tqdm.write(f'warning: {message}', file=sys.stderr)                                       # above a bar, not in its line
 
 class Stopped(Exception):
-    "Ctrl-C; the message says what is kept. (typer would swallow a KeyboardInterrupt and its message.)"
+    "Ctrl-C, or a no to a question; the message says what is kept. (typer would swallow a KeyboardInterrupt and its message.)"
 
 def guarded(verb):
     "A verb whose Ctrl-C becomes `Stopped`."
     @functools.wraps(verb)
     def run(*args, **kw):
         try: return verb(*args, **kw)
-        except KeyboardInterrupt as e: raise Stopped(str(e) or 'what is finished is kept, the same command goes on') from None
+        except (KeyboardInterrupt, typer.Abort) as e: raise Stopped(str(e) or 'what is finished is kept, the same command goes on') from None
     return run
 
 for command in app.registered_commands: command.callback = guarded(command.callback)
@@ -367,8 +381,8 @@ def main():
     except Stopped as e: print(f'\nstopped: {e}', file=sys.stderr); sys.exit(130)
     except Exception as e:
         usage, full = hasattr(e, 'format_message'), 'No space left' in str(e)                   # of the arguments; a full disk, however a library calls it
-        if debug or not (usage or full or isinstance(e, (ValueError, OSError, ImportError, FloatingPointError, MemoryError))): raise
-        print(f"error: {e.format_message() if usage else complaint(OSError(errno.ENOSPC, '') if full else e)}", file=sys.stderr)
+        if debug or not (usage or full or {'ValueError', 'OSError', 'ImportError', 'FloatingPointError', 'MemoryError', 'OutOfMemoryError', 'ServerError'} & kinds(e)): raise
+        print(f"error: {e.format_message() if usage else complaint(OSError(errno.ENOSPC, '', getattr(e, 'filename', None)) if full else e)}", file=sys.stderr)
         sys.exit(2 if usage else 1)
 
 if __name__ == '__main__' and '__file__' in globals(): main()

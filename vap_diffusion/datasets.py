@@ -184,10 +184,12 @@ def read_groups(root, files:list[str]) -> list[str]: # one group for each file
     "Patients or lesions from `root/groups.csv` (columns file_name, group); without that file every image is a group of its own."
     path = Path(root)/'groups.csv'
     if not path.exists(): return files
-    table = read_csv(path, ['file_name', 'group']).astype(str)
-    groups = dict(zip(table.file_name, table.group))
+    table = read_csv(path, ['file_name', 'group'], text=True)
+    groups = dict(zip(table.file_name.str.strip(), table.group.str.strip()))
     missing = [f for f in files if f not in groups]
     if missing: raise ValueError(f'{path} has no row for {len(missing)} of {len(files)} images, first {missing[0]}: add them, as paths relative to {root}')
+    blank = [f for f in files if not groups[f]]
+    if blank: raise ValueError(f'{path} has no group for {len(blank)} of {len(files)} images, first {blank[0]}: fill it in, or give an image that nobody shares a name of its own')
     return [groups[f] for f in files]
 
 def folder_table(
