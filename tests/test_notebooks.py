@@ -50,9 +50,9 @@ def test_chapter_has_the_parts_a_reader_expects(path):
     assert words[0].startswith('# ') and '\n> ' in words[0] + words[1], 'title and one line'
     everything = '\n'.join(words)
     assert '## Summary' in everything
-    exercises = re.findall(r'^#+ .*Exercise', everything, re.M)
+    exercises = [part.split('\n## ')[0] for part in re.split(r'^### Exercise \d+: ', everything, flags=re.M)[1:]]
     assert len(exercises) >= 2, 'at least two exercises'
-    assert everything.count('<details>') >= len(exercises), 'a folded solution for each exercise'
+    for exercise in exercises: assert re.search(r'<details>\s*<summary>Solution</summary>.*```python.*</details>', exercise, re.S), f'no folded solution: {exercise[:60]}'
 
 @pytest.mark.parametrize('path', PATHS, ids=NAMES)
 def test_chapter_runs_top_to_bottom(path):
