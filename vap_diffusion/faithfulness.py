@@ -23,12 +23,11 @@ from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
 from .phantoms import AREAS, ATTRIBUTES, CLASSES, TOGETHER, data_path, describe_attributes, draw_attributes, make_phantom
 from .datasets import load_table
-from .vaps import MeasuringDescriber, VisualAttributePrompter, answers, make_mllm, read_lines
+from .vaps import MeasuringDescriber, VisualAttributePrompter, answers, make_mllm, read_lines, writing
 
 # %% ../nbs/06_faithfulness.ipynb #f6000010
 def either(*words): return re.compile(r'(?<![\w-])(?:' + '|'.join(words) + r')(?!\w|-(?:white|blue|purple|violet|yellow|pink)\b)')
@@ -1058,10 +1057,8 @@ def verify_table(
     path, part = out/'descriptions.jsonl', out/'descriptions.part'
     if not path.exists(): raise FileNotFoundError(f'{out} holds no descriptions.jsonl: make it first with `vap-diffusion describe {out}`')
     judged, modality = attributes_to_judge(table, attributes), dict(zip(table.file_name, table.modality))
-    try: lock = FileLock(f'{path}.lock').acquire(blocking=False)
-    except Timeout: raise BlockingIOError(f'{path} is being written by another process: wait for it, then verify') from None
     own = lambda row: row.get('t_mix_original', row['t_mix']) if row['file_name'] in modality else ''
-    with lock:
+    with writing(path):
         names = [row['file_name'] for row, _ in read_lines(path) if own(row)]
         evidence = measured(pd.DataFrame(dict(file_name=names, modality=[modality[f] for f in names]), dtype=object), table.attrs['root'])
         try:
