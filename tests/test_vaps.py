@@ -139,7 +139,7 @@ def test_any_image_gets_words(modality):
 FLOOR = { # modality -> attribute -> share of right words on these phantoms, less 3 points
     'dermoscopy': {'size': 0.9, 'shape': 0.9, 'colour': 0.91, 'second colour': 0.88, 'border': 0.93, 'texture': 0.89, 'position': 0.95, 'skin': 0.96, 'light': 0.95, 'hair': 0.89, 'corners': 0.97},
     'chest_xray': {'exposure': 0.93, 'build': 0.97, 'heart': 0.97, 'lungs': 0.91, 'opacity': 0.9, 'side': 0.96, 'size': 0.91, 'device': 0.93, 'marker': 0.97},
-    'colonoscopy': {'mucosa': 0.97, 'texture': 0.96, 'vessels': 0.94, 'lesion': 0.91, 'colour': 0.96, 'size': 0.89, 'position': 0.95, 'lumen': 0.95, 'light': 0.94, 'corner box': 0.97}}
+    'colonoscopy': {'mucosa': 0.97, 'texture': 0.96, 'vessels': 0.94, 'lesion': 0.91, 'colour': 0.96, 'size': 0.93, 'position': 0.95, 'lumen': 0.95, 'light': 0.94, 'corner box': 0.97}}
 @pytest.mark.parametrize('modality', ATTRIBUTES)
 def test_measuring_does_not_drift(modality):
     "Each attribute on phantoms that no rule was fitted on: what chapter 05 reaches, less 3 points."

@@ -20,8 +20,8 @@ __all__ = ['PROMPTS', 'DOES', 'REFUSALS', 'FUNCTION_WORDS', 'ELSEWHERE', 'STEPS'
            'colonoscopy_features', 'measure_colonoscopy', 'linear_algebra', 'MeasuringDescriber', 'vary', 'fit_rules',
            'main', 'read_attributes', 'as_pil', 'with_pil', 'TransformersMLLM', 'data_url', 'with_url', 'OpenAIMLLM',
            'words_of', 'make_mllm', 'read_lines', 'check_measurable', 'load_descriptions', 'count_descriptions',
-           'setting_of', 'check_origin', 'centre_square', 'describe_files', 'in_processes', 'in_threads', 'answers',
-           'second_answers', 'shard_path', 'writing', 'write_descriptions', 'describe_table', 'unless_dead',
+           'setting_of', 'check_origin', 'centre_square', 'describe_files', 'in_processes', 'in_threads', 'threads_for',
+           'answers', 'second_answers', 'shard_path', 'writing', 'write_descriptions', 'describe_table', 'unless_dead',
            'write_answers', 'merge_descriptions', 'estimate']
 
 # %% ../nbs/05_vaps.ipynb #622ca8da
@@ -32,7 +32,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolE
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from threading import Lock, local
+from threading import BoundedSemaphore, Lock, local
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,7 +95,7 @@ class MLLM(Protocol):
     "Anything that answers a chat in which images are shown. Messages are those of transformers; an image part holds H W 3 uint8 or a PIL image."
     name:str                                                                 # recorded beside each answer
     def chat(self, messages:list[dict]) -> str: ...                          # may take temperature and seed, too
-    # optional: chat_many(list of chats) -> list of answers, with batch_size; concurrency: how many threads may ask at once; usage: requests, tokens in, tokens out
+    # optional: chat_many(list of chats) -> list of answers, with batch_size; concurrency: how many questions at once; turns: a semaphore by which it sees to that itself; usage: requests, tokens in, tokens out
 
 class ServerError(RuntimeError):
     "What a model, or the server before it, gave instead of an answer; one line."
@@ -1206,7 +1206,7 @@ class OpenAIMLLM:
         if not (key.isascii() and key.isprintable()): raise ValueError('OPENAI_API_KEY holds characters that no key has: set it again')
         self.name, self.model, self.url, self.max_tokens, self.max_retries, self.concurrency = f'openai:{model}@{url}', model, url, max_tokens, max_retries, concurrency
         self.client = OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=max_retries)
-        self.usage, self.lock, self.last = (0, 0, 0), Lock(), local()
+        self.usage, self.lock, self.last, self.turns = (0, 0, 0), Lock(), local(), BoundedSemaphore(concurrency)
 
     def encode(self, image) -> str:
         "`data_url`, once for all questions about an image, which are asked one after the other in one thread."
@@ -1218,7 +1218,7 @@ class OpenAIMLLM:
         messages = [with_url(m, self.encode) for m in messages]
         for attempt in range(self.max_retries + 1):
             if attempt: time.sleep(min(.25*2**attempt, 8))                   # the client itself has tried again what HTTP calls a failure
-            text = self.request(messages, temperature, seed or 0)
+            with self.turns: text = self.request(messages, temperature, seed or 0)
             if text is not None: return text
         raise ServerError(f'{self.url} sends what is no chat answer, {self.max_retries} times tried again: check --mllm openai:MODEL@URL')
 
@@ -1226,7 +1226,8 @@ class OpenAIMLLM:
         "The words of one answer; every failure as one line."
         import openai
         on, check = 'the same command goes on where it stopped', 'check --mllm openai:MODEL@URL'
-        try: answer = self.client.chat.completions.create(model=self.model, messages=messages, max_tokens=self.max_tokens, temperature=temperature, seed=seed)
+        body = dict(model=self.model, messages=messages, max_tokens=self.max_tokens, temperature=temperature, seed=seed)
+        try: answer = self.client.post('/chat/completions', body=body, cast_to=object) # as chat.completions.create, without making objects of all parts: that takes twice the time
         except openai.APITimeoutError: raise ServerError(f'{self.url} gave no answer within {self.client.timeout:g} s: see whether the server is busy; {on}') from None # perhaps it is this image
         except openai.APIConnectionError: raise ConnectionError(f'{self.url} does not answer: start the server, or {check}; {on}') from None
         except (openai.AuthenticationError, openai.PermissionDeniedError) as e: raise ServerError(f'{self.url} refuses the key (error {e.status_code}): set OPENAI_API_KEY to a valid one; {on}', stops=True) from None
@@ -1235,7 +1236,7 @@ class OpenAIMLLM:
             if str(e.code).startswith('content_'): return 'I am sorry: the filter of the server refuses this image.' # a matter of this image, which `flaw` records
             raise ServerError(f'{self.url} answers with error {e.status_code}{self.told(e)}; {on if e.status_code >= 429 else check}', stops=e.status_code in (402, 429) or 'Retry-After' in e.response.headers) from None
         except (openai.OpenAIError, ValueError): return None
-        self.count(getattr(answer, 'usage', None))
+        self.count(answer.get('usage') if isinstance(answer, dict) else None)
         return words_of(answer)
 
     def told(self, error) -> str:
@@ -1246,17 +1247,16 @@ class OpenAIMLLM:
 
     def count(self, used):
         "Add what an answer took; a server need not say it."
-        new = [getattr(used, k, None) for k in ('prompt_tokens', 'completion_tokens')]
+        new = [used.get(k) if isinstance(used, dict) else None for k in ('prompt_tokens', 'completion_tokens')]
         with self.lock: self.usage = tuple(a + b for a, b in zip(self.usage, (1, *(n if isinstance(n, int) else 0 for n in new))))
 
-def words_of(answer) -> str|None:
+def words_of(answer:dict) -> str|None:
     "The text of a server's answer; a refusal as such; '' where it ended before the first word; None for what is no chat answer."
-    try: choice = answer.choices[0]; message = choice.message
+    try: choice = answer['choices'][0]; text, refusal = (choice['message'].get(k) for k in ('content', 'refusal'))
     except (AttributeError, IndexError, KeyError, TypeError): return None
-    text, refusal = (getattr(message, k, None) for k in ('content', 'refusal'))
     if isinstance(text, str): return text.strip()
     if isinstance(refusal, str): return f'I am sorry: {refusal}'
-    return '' if getattr(choice, 'finish_reason', None) in ('content_filter', 'length') else None
+    return '' if choice.get('finish_reason') in ('content_filter', 'length') else None
 
 # %% ../nbs/05_vaps.ipynb #0a6fb4ea
 MLLM_OPTIONS = {'measure': (), 'hf': ('batch_size', 'max_tokens', 'dtype', 'device_map'), 'openai': ('concurrency', 'max_tokens', 'timeout')} # what each back end can be told
@@ -1381,10 +1381,10 @@ def in_processes(images, steps, t2):
                 yield from found
         finally: pool.shutdown(wait=False, cancel_futures=True)
 
-def in_threads(ask, jobs, concurrency:int):
-    "Yield ask(job) as they are finished. Twice `concurrency` jobs are under way, however many there are; when one fails, the others are waited for and yielded first."
-    pool, jobs, error = ThreadPoolExecutor(concurrency), iter(jobs), None
-    waiting = {pool.submit(ask, job) for job in islice(jobs, 2*concurrency)}
+def in_threads(ask, jobs, threads:int):
+    "Yield ask(job) as they are finished. Twice as many jobs as threads are under way, however many there are; when one fails, the others are waited for and yielded first."
+    pool, jobs, error = ThreadPoolExecutor(threads), iter(jobs), None
+    waiting = {pool.submit(ask, job) for job in islice(jobs, 2*threads)}
     try:
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -1396,6 +1396,10 @@ def in_threads(ask, jobs, concurrency:int):
             if error is None: waiting |= {pool.submit(ask, job) for job in islice(jobs, len(done))}
         if error is not None: raise error
     finally: pool.shutdown(wait=error is not None, cancel_futures=True)
+
+def threads_for(mllm, concurrency:int) -> int:
+    "Half as many again as may ask, where the model makes them wait for their turn: meanwhile they open and encode images."
+    return concurrency + concurrency//2 if hasattr(mllm, 'turns') and concurrency == mllm.concurrency else concurrency
 
 def answers(prompters, todo:pd.DataFrame, root:Path, concurrency:int=1):
     "Yield (row number, answer) for each row of `todo`, by the way that fits the model. Paths are made one by one: 100,000 at once would take 60 MB."
@@ -1410,7 +1414,7 @@ def answers(prompters, todo:pd.DataFrame, root:Path, concurrency:int=1):
             for k in range(0, len(rows), size): yield rows[k:k + size].tolist()
         if size == 1: yield from ([i] for i in range(len(todo)))
     ask = lambda rows: list(zip(rows, describe_files(prompters, [root/names[i] for i in rows], modalities[rows[0]])))
-    for found in (map(ask, jobs()) if concurrency == 1 else in_threads(ask, jobs(), concurrency)): yield from found
+    for found in (map(ask, jobs()) if concurrency == 1 else in_threads(ask, jobs(), threads_for(mllm, concurrency))): yield from found
 
 # %% ../nbs/05_vaps.ipynb #05168054
 def second_answers(out, prompters, setting) -> dict[str, str]: # modality -> t2
@@ -1479,18 +1483,18 @@ def describe_table(
     write_descriptions(out, mllm, progress, shard=shard, **how)
     return load_descriptions(out) if shard == (1, 1) else None
 
-def unless_dead(found, concurrency:int):
-    """Pass (row number, answer) on. A failure of the server is passed on when `concurrency` images were answered after it: one of them was begun later, so the server lives.
-    After twice as many failures in a row (or half as many that wait at the end) it is dead: those that wait are dropped, so that the next call asks again. Raises `ServerError`."""
-    waiting, good, row, many = deque(), 0, 0, max(4, 2*concurrency)
+def unless_dead(found, concurrency:int, threads:int):
+    """Pass (row number, answer) on. A failure of the server waits until as many images were answered as were under way with it, and one more: that was begun later, so the server lives.
+    After 2 x `concurrency` failures in a row, at least 8 (or half as many, most of the last images) it is dead: what waits is dropped, so that the next call asks again. Raises `ServerError`."""
+    waiting, good, row, many = deque(), 0, 0, max(8, 2*concurrency)
     for i, answer in found:
-        if answer.get('failed', '').startswith('server:'): waiting.append((i, answer, good + concurrency)); row += 1
+        if answer.get('failed', '').startswith('server:'): waiting.append((i, answer, good)); row += 1
         else:
             good, row = good + 1, 0
-            while waiting and waiting[0][2] <= good: yield waiting.popleft()[:2]
+            while waiting and good - waiting[0][2] >= (2*threads if threads > 1 else 1): yield waiting.popleft()[:2]
             yield i, answer
         if row >= many: break
-    if len(waiting) > many//2: raise ServerError(f"{row or len(waiting)} images in a row got no answer, the last: {waiting[-1][1]['failed'].partition(': ')[2]}", stops=True)
+    if row >= many or waiting and len(waiting) > max(many//2, good - waiting[0][2]): raise ServerError(f"{row or len(waiting)} images in a row got no answer, the last: {waiting[-1][1]['failed'].partition(': ')[2]}", stops=True)
     yield from (w[:2] for w in waiting)
 
 def write_answers(path, todo, root, prompters, setting, concurrency, bar):
@@ -1499,7 +1503,7 @@ def write_answers(path, todo, root, prompters, setting, concurrency, bar):
     names, labels, modalities = (todo[c].array for c in ('file_name', 'label', 'modality'))
     with open(path, 'a', encoding='utf-8') as lines, bar:
         if len(todo): second_answers(path.parent, prompters, setting)
-        for i, answer in unless_dead(answers(prompters, todo, root, concurrency), concurrency) if len(todo) else ():
+        for i, answer in unless_dead(answers(prompters, todo, root, concurrency), concurrency, threads_for(mllm, concurrency)) if len(todo) else ():
             row = dict(file_name=names[i], label=labels[i], **answer, model=mllm.name, prompt_version=prompters[modalities[i]].prompts.version) | (dict(setting=setting) if setting else {})
             lines.write(json.dumps(row, ensure_ascii=False) + '\n'); lines.flush()
             if 'failed' in answer: reason = answer['failed'].split(':')[0]; failed[reason] = failed.get(reason, 0) + 1
