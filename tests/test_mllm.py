@@ -230,6 +230,16 @@ def test_the_key_is_nowhere(work, monkeypatch, tmp_path, caplog):
     assert KEY not in done.stdout + done.stderr
     assert not [p for p in work.rglob('*') if p.is_file() and KEY.encode() in p.read_bytes()]
 
+def test_never_more_under_way_than_the_server_is_to_answer(work):
+    "More threads than that make images ready; the semaphore lets eight through, or as many as are asked for."
+    for concurrency, how in ((4, {}), (8, dict(concurrency=2))):
+        with Answers(GOOD, wait=.05) as server:
+            model, now, most, real = OpenAIMLLM('m', server.url, concurrency=concurrency), [], [], OpenAIMLLM.request
+            def request(*args): now.append(1); most.append(len(now)); answer = real(model, *args); now.pop(); return answer
+            model.request = request
+            describe_table(work, model, progress=False, **how); (work/'descriptions.jsonl').unlink(); (work/'t2.json').unlink()
+        assert max(most) == how.get('concurrency', concurrency)
+
 def test_many_are_under_way_at_once(work):
     with Answers(GOOD, wait=.1) as server:
         model = OpenAIMLLM('m', server.url, concurrency=6)

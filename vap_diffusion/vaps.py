@@ -1379,6 +1379,7 @@ def in_processes(images, steps, t2):
                 found = waiting.popleft().result()
                 waiting.extend(pool.submit(_in_worker, job) for job in islice(jobs, 1))
                 yield from found
+            pool.shutdown()                                                   # all is done: the workers' end is waited for, or Python's own would race with it
         finally: pool.shutdown(wait=False, cancel_futures=True)
 
 def in_threads(ask, jobs, threads:int):
