@@ -286,7 +286,7 @@ def test_a_model_that_wavers_is_found_out(work):
     assert len(mllm.calls) == 4*18 and {t for t, _ in mllm.calls} == {.7} and len({s for _, s in mllm.calls}) == 4
     assert len(ask_again(work, Wavering(), 2, 5, steps=(1,), progress=False).groupby('modality').images.first()) and 'twice' in message(ValueError, lambda: ask_again(work, mllm, times=1))
     assert 'above 0' in message(ValueError, lambda: ask_again(work, mllm, temperature=0))
-    assert 'no temperature' in message(ValueError, lambda: ask_again(work, MeasuringDescriber(), progress=False))
+    assert 'always answers the same' in message(ValueError, lambda: ask_again(work, MeasuringDescriber(), progress=False))
 
 def test_consistency_of_a_back_end(work, tmp_path, monkeypatch, capsys):
     folder = tiny.smolvlm(tmp_path/'tiny')
@@ -297,7 +297,7 @@ def test_consistency_of_a_back_end(work, tmp_path, monkeypatch, capsys):
     assert set(table.model) == {f'hf:{folder}'} and set(table.times) == {2} and table.groupby('modality').images.first().sum() == 3 and table.rate.between(0, 1).all() and 'rate' in capsys.readouterr().out
     monkeypatch.setattr(vaps, 'flaw', lambda text, diagnoses: 'loop')
     with pytest.warns(UserWarning, match='6 of 6'), pytest.raises(SystemExit, match='no two usable answers'): main(command)
-    with pytest.raises(SystemExit, match='measure'): main(['consistency', str(work), '--mllm', 'measure'])
+    with pytest.raises(SystemExit, match='always answers the same'): main(['consistency', str(work), '--mllm', 'measure'])
 
 def test_lesions():
     claims = pd.DataFrame(dict(label=list('aaaabb'), group=list('112345'), shape=['round', 'round', 'oval', 'oval', 'round', 'oval']))

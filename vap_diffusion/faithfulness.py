@@ -931,6 +931,7 @@ def ask_again(
     if temperature <= 0: raise ValueError(f'--temperature {temperature:g} gives the same answer each time: give one above 0')
     table = load_table(out)
     rows = table.sample(min(images, len(table)), random_state=seed)[['file_name', 'modality']].sort_values('modality', kind='stable')
+    if not VisualAttributePrompter(mllm, rows.modality.iloc[0]).samples: raise ValueError(f'{mllm.name} always answers the same: choose another --mllm')
     texts, t2 = [[] for _ in range(len(rows))], {}
     for k in tqdm(range(times), desc=f'asking {mllm.name}', disable=not progress):
         prompters = {m: VisualAttributePrompter(mllm, m, steps, temperature, seed + 100*k, t2=t2.get(m)) for m in rows.modality.unique()} # a second try takes the next seed
