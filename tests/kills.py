@@ -72,6 +72,7 @@ def check(root, kills, engine, images, seed=0):
         lines = whole_lines(file); finished.clear()
         finished.update({n: asked[name_of[n]] for n in (json.loads(l)['file_name'] for l in lines)})
         assert len(finished) == len(lines), 'a line twice'
+        assert all(finished.values()), 'a line about an image that the log does not know'
     killed = runs = 0
     while killed < kills:
         runs += 1
