@@ -193,3 +193,20 @@ def test_an_autoencoder_that_changed_under_its_name_is_refused(tmp_path):
     vae.save_pretrained(tmp_path/'ae')
     with pytest.raises(FileExistsError, match='other features .start_fingerprint was'): encode(w, str(tmp_path/'ae'))
     with pytest.raises(ValueError, match='autoencoder is not the one'): build_pipeline(run)
+
+def test_an_adaptation_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    "Stopped in its decoder stage, the first stage is not done again, and nothing is left behind."
+    from vap_diffusion import training
+    w = folder_with_features(tmp_path, 40)
+    import shutil; shutil.rmtree(w/'features')
+    real = training.finetune_decoder
+    def stop(*a, **kw): raise KeyboardInterrupt
+    monkeypatch.setattr(training, 'finetune_decoder', stop)
+    with pytest.raises(KeyboardInterrupt): training.encode(w, adapt_minutes=.05)
+    kept = list((w/'autoencoder').glob('both-*.pt'))
+    assert len(kept) == 1
+    before = kept[0].stat().st_mtime_ns
+    def go_on(*a, **kw): assert kept[0].stat().st_mtime_ns == before, 'the first stage was trained again'; return real(*a, **kw)
+    monkeypatch.setattr(training, 'finetune_decoder', go_on)
+    training.encode(w, adapt_minutes=.05)
+    assert sorted(p.name for p in (w/'autoencoder').iterdir()) == ['adapted.json', 'config.json', 'diffusion_pytorch_model.safetensors']

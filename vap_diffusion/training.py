@@ -77,10 +77,13 @@ def adapted_autoencoder(out, vae, images, name, minutes, seed=0):
         found = json.loads((folder/'adapted.json').read_text())
         if found == wanted: return load_autoencoder(folder)
         raise FileExistsError(f'{folder} was adapted with other settings ({differences(found, wanted)}): use another working folder, or delete {folder}')
-    vae = train_autoencoder(images, minutes=minutes*2/3, vae=vae, seed=seed)
-    vae = finetune_decoder(vae, images, minutes=minutes/3, seed=seed)
+    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]           # other settings start anew
+    both, alone = (folder/f'{stage}-{key}.pt' for stage in ('both', 'decoder'))
+    vae = train_autoencoder(images, minutes=minutes*2/3, vae=vae, seed=seed, keep=both)         # a stop loses half a minute at most
+    vae = finetune_decoder(vae, images, minutes=minutes/3, seed=seed, keep=alone)
     vae.save_pretrained(folder)
     write_json(folder/'adapted.json', wanted)
+    for file in folder.glob('*.pt'): file.unlink()
     return load_autoencoder(folder)
 
 def differences(old:dict, new:dict) -> str:
