@@ -72,7 +72,7 @@ def describe(
     shard:Annotated[str, Option(help='I/N: every N-th image from the I-th on, for N machines')]='1/1',
     merge:Annotated[bool, Option('--merge', help='put the shards together')]=False,
     retry:Annotated[bool, Option('--retry', help='ask again about images whose description failed')]=False,
-    verify:Annotated[Optional[str], Option(help='drop or repair: claims that the measured image contradicts; the words of the model stay beside')]=None,
+    verify:Annotated[Optional[str], Option(help='drop or repair: claims that the measured image contradicts, where measuring can be trusted; the words of the model stay beside')]=None,
     yes:Annotated[bool, Option('--yes', help='do not ask before a run that may cost money')]=False,
     seed:Seed=0,
 ):
@@ -82,6 +82,7 @@ def describe(
     if verify not in (None, 'drop', 'repair'): raise ValueError(f'--verify {verify!r} is not known: give drop or repair')
     load_table(out)
     if prompts: vaps.add_prompts(prompts)
+    if verify: vaps.check_measurable(out)
     if merge: vaps.merge_descriptions(out)
     else:
         i, _, n = shard.partition('/')
