@@ -20,7 +20,7 @@ def main(argv=None):
     ap.add_argument('--out', type=Path, required=True, help='the file of results')
     ap.add_argument('--seeds', type=int, nargs='+', help="of training and sampling; without them the table's own")
     ap.add_argument('--minutes', type=float); ap.add_argument('--steps', type=int)
-    ap.add_argument('--grid', type=Path, help='a picture by class, from the first folder: class only and the whole model, same seeds; real images only of phantoms')
+    ap.add_argument('--grid', type=Path, help='a picture of the seven largest classes, from the first folder: class only and the whole model, same seeds; real images only of phantoms')
     ap.add_argument('--features', default='phantoms', help='the judge: a name or folder')
     ap.add_argument('--n', type=int, default=1000, help='painted images of each kind; at most those of the split')
     ap.add_argument('--split', default='test')
@@ -48,6 +48,7 @@ def main(argv=None):
             write_json(a.out, facts | dict(seconds=round(earlier.get('seconds', 0) + time.time() - start), rows=rows, **machine()))
     if a.grid:
         pipes = {'class': build_pipeline(runs['class'][0]), 'class+text': build_pipeline(runs['class + text + prototypes'][0])}
-        draw_samples(shown_images(pipes, a.work[0], tables[0], record['size'], a.split, 4, tables[0].attrs['seed'], a.guidance), a.grid, real=attrs['dataset'] == 'phantoms', titles={'real': 'phantoms', 'class+text': 'VAP-Diffusion'})
+        shown, common = shown_images(pipes, a.work[0], tables[0], record['size'], a.split, 4, tables[0].attrs['seed'], a.guidance), tables[0].label.value_counts().index[:7]
+        draw_samples({label: s for label, s in shown.items() if label in common}, a.grid, real=attrs['dataset'] == 'phantoms', titles={'real': 'phantoms', 'class+text': 'VAP-Diffusion'})
 
 if __name__ == '__main__': main()
