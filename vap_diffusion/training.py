@@ -457,7 +457,8 @@ def diverged(folder, step, loss, mean_loss, x0, settings) -> str:
     "What to say of a run that broke: where, what is left, and the likely cause."
     if not x0.isfinite().all(): cause = 'the cached latents hold numbers that are not finite: delete the folder features and run `vap-diffusion encode` again'
     else: cause = f"the learning rate ({settings['lr']:g}) is likely too high, or the warm-up ({settings['warmup']} steps) too short: lower the one or lengthen the other, under another --name"
-    good = lambda p: json.loads((p/'state.json').read_text())['mean_loss'] < 1.1                 # at least as good as answering 0, nearly
+    def good(p): # whole, and about as good as answering 0, or better
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError): return json.loads((p/'state.json').read_text())['mean_loss'] < 1.1
     left = [p for p in checkpoints(folder/'checkpoints') if good(p)]
     return f"{folder.name}: the loss is {loss:.3g} at step {step} (mean {mean_loss:.3g}; answering 0 has 1); {cause}. The last good state is in {left[-1] if left else 'no checkpoint'}"
 
