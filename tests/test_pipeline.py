@@ -21,6 +21,11 @@ def test_an_interval_guides_some_steps(pipe):
     torch.testing.assert_close(latents(pipe, guidance_interval=(2, 3)), none)
     assert all((latents(pipe) - other).abs().max() > 1e-3 for other in (full, none))                 # the default guides where there is less noise
 
+@pytest.mark.parametrize('how, said', [(dict(guidance_scale=-1), 'guidance -1 would lead away'), (dict(guidance_interval=(.6, .2)), 'guidance interval 0.6 to 0.2'), (dict(guidance_interval=(0, 5)), 'guidance interval 0 to 5')])
+def test_guidance_out_of_range_is_named_before_anything_is_painted(pipe, tmp_path, how, said):
+    with pytest.raises(ValueError, match=said): sample(pipe, tmp_path/'s', 2, progress=False, **how)
+    assert not (tmp_path/'s').exists()
+
 def test_a_model_that_guides_itself_does_nothing(pipe): torch.testing.assert_close(latents(pipe, guide=pipe.uvit, guidance_scale=3), latents(pipe, guidance_scale=1), atol=1e-4, rtol=1e-4)
 
 def test_a_weaker_model_must_fit(tmp_path):

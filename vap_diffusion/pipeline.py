@@ -339,6 +339,8 @@ def sample(
     out = Path(out)
     if n < 1: raise ValueError(f'n is {n}: at least 1 image is needed')
     if num_inference_steps < 1: raise ValueError(f'{num_inference_steps} steps are too few: give at least 1')
+    if guidance_scale < 0: raise ValueError(f'guidance {guidance_scale:g} would lead away from the class: give 0 or more (1: none)')
+    if not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1: raise ValueError('guidance interval {:g} to {:g}: two shares of t / T are needed, 0 <= low <= high <= 1'.format(*guidance_interval))
     pipe = model if isinstance(model, VAPDiffusionPipeline) else load_pipeline(model)
     rows, weaker = plan(pipe, n, label, prompt, prompts, like, split, seed), guide_of(pipe, guide)
     settings = dict(model=pipe.config.name, weights=weights_hash(pipe.uvit, pipe.vae), text_fingerprint=pipe.config.text_fingerprint, n=n, label=label, prompt=prompt, prompts=prompts, like=str(like) if like else None, split=split if like else None,
@@ -405,7 +407,7 @@ def main(argv=None):
     ap.add_argument('--out', type=Path, required=True, help='folder for the pipeline and its card')
     ap.add_argument('--work', type=Path, default=Path('runs/course'), help='working folder')
     ap.add_argument('--n', type=int, default=6000, help='phantoms of dermoscopy')
-    ap.add_argument('--steps', type=int, default=12000, help='of training: the same weights again on the same machine')
+    ap.add_argument('--steps', type=int, default=18000, help='of training: the same weights again on the same machine')
     ap.add_argument('--seed', type=int, default=0)
     a = ap.parse_args(argv)
     start = time.time()
