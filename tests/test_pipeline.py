@@ -42,10 +42,10 @@ def test_a_weaker_model_must_fit(tmp_path):
     with pytest.raises(ValueError, match='another class names'): guide_of(longer, w/'models'/'run2')
 
 def test_images_do_not_depend_on_the_batch(pipe, tmp_path):
-    "Up to the rounding of the last gray level: products of other shapes are summed in another order."
+    "Up to the rounding of half precision: products of other shapes are summed in another order."
     for size in (2, 7): sample(pipe, tmp_path/str(size), 9, num_inference_steps=4, batch_size=size, progress=False, seed=3)
     (a, rows_a), (b, rows_b) = (load_samples(tmp_path/str(size)) for size in (2, 7))
-    assert rows_a.equals(rows_b) and np.abs(a.astype(int) - b).max() <= 1
+    assert rows_a.equals(rows_b) and np.abs(a.astype(int) - b).max() <= 8 and np.abs(a.astype(float) - b).mean() < 0.3
 
 def test_a_model_trained_anew_under_its_old_name_is_another(pipe, tmp_path):
     sample(pipe, tmp_path, 2, num_inference_steps=1, progress=False)

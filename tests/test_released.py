@@ -92,11 +92,11 @@ def test_convert_on_the_command_line(tmp_path, monkeypatch, capsys):
 def test_converted_weights_paint(tmp_path):
     "With other parts in the place of Stable Diffusion's autoencoder and BiomedCLIP, which a network would bring."
     from vap_diffusion.pipeline import load_pipeline, released_pipeline, sample
-    save_file(released_reference.random_state(**SMALL | dict(words=64, word_width=128)), tmp_path/'weights.safetensors')
+    save_file(released_reference.random_state(**SMALL | dict(channels=8, words=64, word_width=128)), tmp_path/'weights.safetensors')
     folder, names = convert_released(tmp_path/'weights.safetensors', tmp_path/'model', 4), ['nevus', 'melanoma', 'keratosis']
     released_pipeline(folder, names, 'course', 'course').save_pretrained(tmp_path/'pipeline')
     pipe = load_pipeline(tmp_path/'pipeline')
     assert type(pipe.uvit) is ReleasedUViT and len(sample(pipe, tmp_path/'s', 3, prompt='round brown lesion', num_inference_steps=2, progress=False)) == 3
     with pytest.raises(ValueError, match='no prompt bank'): pipe('nevus')
-    save_file(released_reference.random_state(**SMALL), tmp_path/'narrow.safetensors')
+    save_file(released_reference.random_state(**SMALL | dict(channels=8)), tmp_path/'narrow.safetensors')
     with pytest.raises(ValueError, match='course has 128 numbers a word, .* trained on 20'): released_pipeline(convert_released(tmp_path/'narrow.safetensors', tmp_path/'narrow', 4), names, 'course', 'course')
