@@ -17,9 +17,9 @@ def test_one_pass_gives_what_two_passes_give(pipe):
     torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
 
 def test_an_interval_guides_some_steps(pipe):
-    full, none = latents(pipe, guidance_interval=(0, 1)), latents(pipe, guidance_scale=1)
+    full, none = latents(pipe), latents(pipe, guidance_scale=1)
     torch.testing.assert_close(latents(pipe, guidance_interval=(2, 3)), none)
-    assert all((latents(pipe) - other).abs().max() > 1e-3 for other in (full, none))                 # the default guides where there is less noise
+    assert all((latents(pipe, guidance_interval=(0, .6)) - other).abs().max() > 1e-3 for other in (full, none))
 
 @pytest.mark.parametrize('how, said', [(dict(guidance_scale=-1), 'guidance -1 would lead away'), (dict(guidance_interval=(.6, .2)), 'guidance interval 0.6 to 0.2'), (dict(guidance_interval=(0, 5)), 'guidance interval 0 to 5')])
 def test_guidance_out_of_range_is_named_before_anything_is_painted(pipe, tmp_path, how, said):
