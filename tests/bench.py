@@ -1,8 +1,9 @@
 """Speed, side by side in one process, alternating, medians: `make bench` writes results/bench.json and fails when a target is missed.
 
 The reference of the train step is `plain_uvit.py` (dense 256 padded text tokens, attention in float32); its data are already encoded,
-as ours are, so that only the step is compared. Descriptions have 40 to 100 tokens. Sampling is compared at equal FID and recall, which
-results/sampling_study.json must show: 50 steps with two passes each against the pipeline's default. Two rows are read from files
+as ours are, so that only the step is compared. Descriptions have 40 to 100 tokens. Sampling is compared at equal quality (FID within
+2 %, recall within .03, which is one and a half standard errors), which results/sampling_study.json must show: 50 steps with two passes each
+against the pipeline's default. Two rows are read from files
 that other commands wrote, and say so."""
 import argparse, json, statistics, subprocess, sys, tempfile, time
 from pathlib import Path

@@ -82,8 +82,10 @@ def claim(dataset='phantoms'):
                        (f"{sum(x['mean'] for x in said)/len(said):.2f} ({sum(x['chance'] for x in said)/len(said):.2f})" if all(said) else '') + f" | {' / '.join(str(r['steps']) for r in mine)} |")
     rebuilt = [r['reconstruction'] for r in c['rows'] if r['method'] == 'class']
     bound = {k: sum(r[k] for r in rebuilt)/len(rebuilt) for k in ('fid', 'recall')}
+    below = bound['fid'] < mean('class', 'bank', 'fid_floor')                       # of the very images that it is compared with
+    matched = '' if below else f" (ratios {bound['fid']/mean('class', 'bank', 'fid'):.2f} and {bound['recall']/mean('class', 'bank', 'recall'):.1f})"
     budget = f"{c['minutes']:g} minutes" if c['minutes'] else f"{c['steps']} steps"
-    return out + ['', f"{budget} for each model, {c['images']} training images, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), guidance {c['guidance']:g}, features `{rebuilt[0]['features']}`, {c['device']}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}: a model that matched it would have ratios {bound['fid']/mean('class', 'bank', 'fid'):.2f} and {bound['recall']/mean('class', 'bank', 'recall'):.1f}, and other real images {mean('class', 'bank', 'fid_floor')/mean('class', 'bank', 'fid'):.2f} and {mean('class', 'bank', 'recall_floor')/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
+    return out + ['', f"{budget} for each model, {c['images']} training images, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), guidance {c['guidance']:g}, features `{rebuilt[0]['features']}`, {c['device']}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}{matched}: other real images would have ratios {mean('class', 'bank', 'fid_floor')/mean('class', 'bank', 'fid'):.2f} and {mean('class', 'bank', 'recall_floor')/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
 
 def bench():
     "Speed against its targets."

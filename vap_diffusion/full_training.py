@@ -25,7 +25,7 @@ def shape_of(
     preset:str='paper', # a name in `PRESETS`
     **changes,          # of the model: text_dim, max_text_tokens, num_classes, depth, ...
 ) -> dict:              # arguments of `PrototypeUViT`
-    "The model of a preset on latents with f = 8, with the paper's text encoder and classes unless told otherwise."
+    "The model of a preset on latents with f = 8 and 4 channels, as Stable Diffusion's (the course's have 8: `in_channels=8`), with the paper's text encoder and classes unless told otherwise."
     settings = load_preset(preset)
     return dict(sample_size=settings['size']//8, in_channels=4, **{k: PAPER[k] for k in ('text_dim', 'max_text_tokens', 'num_classes')}) | settings['model'] | changes
 

@@ -329,7 +329,7 @@ def sample(
     guidance_scale:float=2.,
     guidance_interval:tuple[float, float]=(0., 1.), # of t / T
     guide=None,                # a weaker model for autoguidance: what `load_pipeline` takes, or the folder early/ of a run
-    batch_size:int=64,          # images at once; another number changes pixels by the rounding of half precision only
+    batch_size:int=64,          # images at once; another number changes pixels by the rounding of bfloat16 only
     compile:bool=False,         # torch.compile: faster after a minute or more
     progress:bool=True,
 ) -> pd.DataFrame:             # the manifest: file_name, label, prompt, seed

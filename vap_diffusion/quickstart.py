@@ -143,7 +143,7 @@ MEANING = {
     'IS': 'how sure a classifier is of each image, and how many classes it sees in all; it never looks at the real images.',
     'precision': 'the share of generated images that lie among the real ones: do they look real?',
     'recall': 'the share of real images that lie among the generated ones: is every kind of image painted?',
-    'reconstruction': 'real images, through the autoencoder and back: no model on this latent can do better.',
+    'reconstruction': 'real images, through the autoencoder and back. They are compared with the very images that they repeat, so they can lie below the floor; then the floor is what a model can reach.',
     'adherence': 'the share of a prompt\'s attributes that the measuring describer reads in the image; chance is the same images against other prompts.',
 }
 
