@@ -80,12 +80,13 @@ def measure_scaling(
 def decode_latents(
     vae:AutoencoderKL,
     latents:Tensor,         # N C h w, scaled: as the generator makes them
-    batch_size:int=64,
+    batch_size:int=16,      # what fits a processor's cache; 64 takes twice as long on a CPU
 ) -> np.ndarray:            # N H W 3 uint8
-    "Undo the scaling, decode in bfloat16 where the processor has it (three times as fast on a CPU; on average a pixel moves by less than half of one of 255 levels), round to bytes."
+    "Undo the scaling, decode in bfloat16 where the processor has it (in all, a fifth of the time of float32 on a CPU; on average a pixel moves by less than half of one of 255 levels), round to bytes."
     shift, images = getattr(vae.config, 'shift_factor', None) or 0., []
     for z in latents.split(batch_size):
-        with autocast(vae.device): x = vae.decode((z/vae.config.scaling_factor + shift).to(vae.device, vae.dtype)).sample # B 3 H W
+        z = (z/vae.config.scaling_factor + shift).to(vae.device, vae.dtype, memory_format=torch.channels_last) # as convolutions want it
+        with autocast(vae.device): x = vae.decode(z).sample                                   # B 3 H W
         images.append(((x.float().cpu().clamp(-1, 1) + 1)*127.5).round().byte().permute(0, 2, 3, 1))
     return torch.cat(images).numpy()
 
