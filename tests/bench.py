@@ -81,10 +81,10 @@ def compiled(n=32, runs=3):
     return dict(ratio=took['eager']/took['compiled'], seconds_first=round(seconds, 1), images_per_second={k: round(n/s, 2) for k, s in took.items()})
 
 def first_picture(runs=3):
-    "`sample course --n 1` in a cold process, and importing what it needs of torch and diffusers, in turn."
+    "`sample course --n 1` in a cold process, and importing what it needs of torch and diffusers in the same way, in turn."
     def whole():
         with tempfile.TemporaryDirectory() as folder: subprocess.run([sys.executable, '-m', 'vap_diffusion.cli', 'sample', 'course', '--n', '1', '--out', f'{folder}/s'], check=True, capture_output=True)
-    def imports(): subprocess.run([sys.executable, '-c', 'import torch; from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler'], check=True, capture_output=True)
+    def imports(): subprocess.run([sys.executable, '-c', 'import atexit, gc; gc.set_threshold(10_000); atexit.register(gc.freeze); import torch; from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler'], check=True, capture_output=True)
     return alternate(runs, whole=whole, imports=imports)
 
 def data_share(root):

@@ -120,7 +120,7 @@ def test_a_batch_in_pieces_takes_the_same_steps(work):
     assert losses(train(work, steps=40, name='pieces', accumulate=4, **SMALL)) == pytest.approx(losses(train(work, steps=40, name='one', **SMALL)), abs=2e-4)
     with pytest.raises(ValueError, match='batch of 16 cannot be cut'): train(work, steps=4, name='odd', accumulate=3, **SMALL)
 
-@pytest.mark.parametrize('choice', [dict(weighting='min_snr'), dict(schedule='cosine'), dict(schedule='vp', prediction_type='epsilon', weighting='min_snr')])
+@pytest.mark.parametrize('choice', [dict(weighting='min_snr'), dict(timesteps='logit_normal'), dict(schedule='cosine'), dict(schedule='vp', prediction_type='epsilon', weighting='min_snr')])
 def test_objectives_and_schedules_train_and_sample(work, choice):
     from vap_diffusion.pipeline import build_pipeline
     from vap_diffusion.training import SCHEDULES, train
@@ -144,7 +144,14 @@ def test_both_mechanisms_go_from_training_to_images(work, pcm, other):
     images = pipe(pipe.class_names[:2], num_inference_steps=2, output_type='np', generator=torch.Generator().manual_seed(0)).images
     assert images.shape == (2, 64, 64, 3) and (images[0] != images[1]).any()
 
-@pytest.mark.parametrize('wrong', [dict(schedule='sigmoid'), dict(weighting='p2'), dict(prediction_type='score')])
+@pytest.mark.parametrize('timesteps', ['uniform', 'logit_normal'])
+def test_a_draw_that_is_rounded_up_to_the_end_stays_in_the_schedule(work, monkeypatch, timesteps):
+    from vap_diffusion.training import draw_batch, load_features
+    features, rand = load_features(work), torch.rand
+    monkeypatch.setattr(torch, 'rand', lambda *size, **kw: rand(*size, **kw).clamp(min=1 - 2**-24))   # the largest float below 1
+    assert draw_batch(features, 256, torch.Generator().manual_seed(0), timesteps=timesteps)[2].max() == 999
+
+@pytest.mark.parametrize('wrong', [dict(schedule='sigmoid'), dict(weighting='p2'), dict(timesteps='beta'), dict(prediction_type='score')])
 def test_unknown_choices_are_refused(work, wrong):
     from vap_diffusion.training import train
     with pytest.raises(ValueError, match=f'{next(iter(wrong.values()))!r} is not known: choose one of'): train(work, steps=1, name='wrong', **wrong, **SMALL)

@@ -135,6 +135,7 @@ def train(
     prediction:Annotated[Optional[str], Option(help='epsilon or v_prediction; by the preset when not given')]=None,
     schedule:Annotated[str, Option(help='sd, cosine or vp')]='sd',
     weighting:Annotated[str, Option(help='of the steps of the schedule: none or min_snr')]='none',
+    timesteps:Annotated[str, Option(help='how steps of the schedule are drawn: uniform or logit_normal')]='uniform',
     batch_size:Annotated[Optional[int], Option(help='of all processes together; by the preset when not given', min=1)]=None,
     accumulate:Annotated[int, Option(help='pieces in which a batch is worked off', min=1)]=1,
     compile:Annotated[bool, Option('--compile', help='torch.compile; worth it in long trainings on a GPU')]=False,
@@ -152,7 +153,7 @@ def train(
     changes = {k: v for k, v in dict(prediction_type=prediction, batch_size=batch_size).items() if v is not None}
     if watch and no_watch: raise ValueError('--watch and --no-watch: choose one')
     if not no_watch and (watch or (load_table(out).split == 'val').sum() > 3): changes |= dict(watch=metrics.Watch(out, features=features), watch_every=watch)
-    run = training.train(out, text, prototypes, minutes, steps, preset, name, seed, alpha, pcm=pcm, accumulate=accumulate, compile=compile, schedule=schedule, weighting=weighting, **changes)
+    run = training.train(out, text, prototypes, minutes, steps, preset, name, seed, alpha, pcm=pcm, accumulate=accumulate, compile=compile, schedule=schedule, weighting=weighting, timesteps=timesteps, **changes)
     if PartialState().is_main_process:
         build_pipeline(run)
         if (run/'report.html').exists(): typer.echo(f'{run/"report.html"} shows the training') # not of a run by an earlier version
