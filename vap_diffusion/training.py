@@ -435,7 +435,7 @@ def write_report(
     shown = [shown[i] for i in sorted({round(i) for i in np.linspace(len(shown) - 1, 0, min(most, len(shown)))})]
     pictures = ''.join(f'<h3>Step {l["step"]}</h3><img alt="generated images by class at step {l["step"]}" src="{url((folder/l["picture"]).read_bytes())}">' for l in shown)
     watched = '' if not seen else f'<h2>Quality on the way</h2><p>{escape(seen[-1].get("note", ""))}</p>{table()}<h2>Pictures on the way</h2><p>The same noise and the same prompts each time.</p>{pictures}'
-    budget = ', '.join(f'{made[k]:,} {unit}' for k, unit in dict(steps='steps', images_seen='images seen', seconds='seconds', cpu_seconds='processor seconds', parameters='parameters', processes='processes').items() if k in made)
+    budget = ', '.join(f'{made[k]:,} {unit}' for k, unit in dict(steps='steps', images_seen='images seen', seconds='seconds', cpu_seconds='processor seconds', parameters='parameters', processes='processes').items() if made.get(k, 0) > (k == 'processes'))
     (folder/'report.html').write_text(REPORT.format(title=f'Training of {folder.name}', error=f'<p class="note"><b>This run broke.</b> {escape(error)}</p>' if error else '', budget=escape(f"{budget}, on {made['device']}" if 'device' in made else budget),
                                                     curves=url(buffer.getvalue()), watched=watched, settings=escape(json.dumps(made, indent=1))), encoding='utf-8')
 
