@@ -96,7 +96,7 @@ def bench():
 
 def drawn(text):
     "README with every `<!-- results: NAME -->` block drawn again."
-    tables = dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters, words=words, cost=cost, bench=bench, claim=claim) | {f'claim_{d}': partial(claim, d) for d in ('isic2018', 'chestxray14')}
+    tables = dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters, words=words, cost=cost, bench=bench, claim=claim, claim_steps=partial(claim, 'phantoms-steps')) | {f'claim_{d}': partial(claim, d) for d in ('isic2018', 'chestxray14')}
     def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(tables[m[1]]()) + '\n<!-- end -->'
     return re.sub(r'<!-- results: (\w+) -->\n.*?<!-- end -->', block, text, flags=re.S)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 PLAIN, SNR = 'evenly in t', 'evenly in log SNR'
 SETTINGS = [(50, (0., 1.), PLAIN), (20, (0., 1.), PLAIN), (20, (0., 1.), SNR), (16, (0., .6), SNR), (12, (0., 1.), SNR), (12, (0., .6), SNR), (12, (.2, .8), SNR), (12, (.4, 1.), SNR), (10, (0., 1.), SNR),
-            (10, (0., .6), SNR), (8, (0., 1.), SNR), (8, (0., .6), SNR), (6, (0., 1.), SNR), (6, (0., .6), SNR)]   # steps, guided where t / T lies here, spacing of the steps
+            (10, (0., .6), SNR), (10, (.1, 1.), SNR), (10, (.2, 1.), SNR), (8, (0., 1.), SNR), (8, (.1, 1.), SNR), (8, (0., .6), SNR), (6, (0., 1.), SNR), (6, (0., .6), SNR)]   # steps, guided where t / T lies here, spacing of the steps
 
 def evaluations(pipe, steps, interval):
     "Network evaluations for one image."
