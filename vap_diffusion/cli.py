@@ -172,7 +172,7 @@ def sample(
     split:Annotated[str, Option(help='which images of --like')]='test',
     steps:Annotated[int, Option(help='of the sampler; where it guides, a step takes two network evaluations', min=1)]=10,
     guidance:Annotated[float, Option(help='1: none; more: nearer to class and prompt, less varied')]=2,
-    guidance_interval:Annotated[tuple[float, float], Option(help='guide while t / T lies between these (1 is pure noise)')]=(0., 1.),
+    guidance_interval:Annotated[tuple[float, float], Option(help='guide while t / T lies between these (1 is pure noise)')]=(0.1, 1.),
     guide:Annotated[Optional[str], Option(help='a weaker model for autoguidance: a shorter training, or W/models/NAME/early')]=None,
     batch_size:Annotated[int, Option(help='images at once', min=1)]=64,
     compile:Annotated[bool, Option('--compile', help='torch.compile: faster after a minute or more')]=False,

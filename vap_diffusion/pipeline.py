@@ -124,7 +124,7 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         prompt:str|list[str]|None=None,    # descriptions; None: drawn from the prompt bank
         num_inference_steps:int=10,
         guidance_scale:float=2.,          # w in uncond + w (cond - uncond); 1 is no guidance, and half the work
-        guidance_interval:tuple[float, float]=(0., 1.), # guide while t / T lies here (Kynkäänniemi et al. 2024): noise has t / T = 1
+        guidance_interval:tuple[float, float]=(0.1, 1.), # guide while t / T lies here (Kynkäänniemi et al. 2024): noise has t / T = 1
         guide:UViT|None=None,             # a weaker model of the same kind, instead of the empty class (Karras et al. 2024, autoguidance)
         generator:torch.Generator|list[torch.Generator]|None=None, # one for all, or one for each image
         output_type:str='pil',             # 'pil', 'np' (N H W 3 uint8) or 'latent'
@@ -327,7 +327,7 @@ def sample(
     seed:int=0,                # image i starts from noise of its own, which depends on seed and i alone
     num_inference_steps:int=10,
     guidance_scale:float=2.,
-    guidance_interval:tuple[float, float]=(0., 1.), # of t / T
+    guidance_interval:tuple[float, float]=(0.1, 1.), # of t / T
     guide=None,                # a weaker model for autoguidance: what `load_pipeline` takes, or the folder early/ of a run
     batch_size:int=64,          # images at once; another number changes pixels by the rounding of bfloat16 only
     compile:bool=False,         # torch.compile: faster after a minute or more
