@@ -570,7 +570,7 @@ def judge(
 def consistency(
     answers:list[list[str]],  # of each image several texts
     modality:str,
-) -> pd.DataFrame:            # attribute, agree, pairs, rate, low, high
+) -> pd.DataFrame:            # attribute, images, rate, low, high
     "How often two answers about one image claim the same (or both nothing), attribute by attribute. The interval counts images, not pairs, which are no independent draws."
     rows, read = [], [[read_claims(t, modality) for t in texts] for texts in answers]
     for a in ATTRIBUTES[modality]:
@@ -731,7 +731,7 @@ def reword(
     says:dict[str, str|tuple], # attribute -> value or values, as for `say`
     rng:np.random.Generator,
 ) -> str:                     # several sentences
-    "The same claims in other words and in another order: for each attribute one of three phrases, often a synonym; several values in a sentence each, or with "or"."
+    "The same claims in other words and in another order: for each attribute one of three phrases, often a synonym; several values in a sentence each, or with 'or'."
     parts = []
     for a in rng.permutation(list(says)):
         values, phrases = [says[a]] if isinstance(says[a], str) else says[a], PHRASES[modality][a]

@@ -320,7 +320,7 @@ def random_damage(
     images:Tensor, # B 3 H W uint8
     generator:torch.Generator,
     share:float=0.4, # probability of each kind
-) -> tuple[Tensor, Tensor]: # B 3 H W uint8, B 6 what was done, each about 0 to 2
+) -> tuple[Tensor, Tensor]: # B 3 H W uint8, B 6 what was done: blur, noise, JPEG from 0 to about 2, three colour shifts of either sign
     """Blur, noise, JPEG and a colour shift, each with probability `share` and random strength."""
     B, draw = len(images), lambda *shape: torch.rand(*shape, generator=generator)
     on = (draw(B, 4) < share).float()

@@ -332,7 +332,7 @@ def render(
 # %% ../nbs/02_phantoms.ipynb #f7646617
 BUILDS = {'slim': .70, 'average': .85, 'broad': 1.02}  # half width of the trunk; the frame is 1
 HEARTS = {'small': .21, 'normal': .30, 'large': .42}   # half width of the heart, in a trunk of average build
-Chest = namedtuple('Chest', 'x y wide out body lung centre heart dome') # H W each but wide; x, y in [-1,1]; out: distance from the midline; the others in [0,1]
+Chest = namedtuple('Chest', 'x y wide out body lung centre heart dome') # H W each but wide; x, y: in the frame of an average build, about -1 to 1; out: distance from the midline; dome: distance below the diaphragm, negative above it; the others in [0,1]
 
 def place_chest(a:dict, rng, size:int)->Chest:
     "Where trunk, lungs, mediastinum, heart and diaphragm are."
