@@ -41,6 +41,18 @@ def test_a_weaker_model_must_fit(tmp_path):
     longer.register_to_config(class_names=['a', 'b', 'c'])
     with pytest.raises(ValueError, match='another class names'): guide_of(longer, w/'models'/'run2')
 
+def test_half_precision_paints():
+    half, full = (load_pipeline('course').to(dtype) for dtype in (torch.float16, torch.float32))
+    paint = lambda p: p('nevus', 'round pink lesion', 4, generator=torch.Generator().manual_seed(0), output_type='np').images.astype(float)
+    assert np.abs(paint(half) - paint(full)).mean() < 3
+
+def test_a_shift_of_the_autoencoder_is_no_shift_of_the_picture(pipe):
+    from copy import deepcopy
+    from vap_diffusion.pipeline import decode_standard
+    shifted, z = deepcopy(pipe.vae), torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    shifted.register_to_config(shift_factor=.5, scaling_factor=.7)                                 # training caches moments as the encoder gives them
+    assert np.abs(decode_standard(shifted, z).astype(int) - decode_standard(pipe.vae, z)).max() <= 2
+
 def test_images_do_not_depend_on_the_batch(pipe, tmp_path):
     "Up to the rounding of half precision: products of other shapes are summed in another order."
     for size in (2, 7): sample(pipe, tmp_path/str(size), 9, num_inference_steps=4, batch_size=size, progress=False, seed=3)

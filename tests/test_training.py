@@ -178,7 +178,10 @@ def test_mirrored_images_have_mirrored_words(tmp_path):
     assert mirrored('Left of a bright light, lumen right.') == 'Right of a bright light, lumen left.'
     w = folder_with_features(tmp_path, 40)
     import shutil; shutil.rmtree(w/'features')
-    plain, n = encode(w, flips=True), len(load_features(w, 'val'))
+    from vap_diffusion import cli
+    cli.encode(w, flips=True, seed=3)
+    plain, n = load_features(w).record, len(load_features(w, 'val'))
+    assert plain['seed'] == 3 and plain['flips'] is True
     train, val = load_features(w), load_features(w, 'val')
     assert len(val) == n and len(train) == 2*32 and plain['flips']
     half = len(train)//2; i = torch.arange(half)
@@ -187,6 +190,25 @@ def test_mirrored_images_have_mirrored_words(tmp_path):
     from vap_diffusion.vaps import describe_table
     prepare('phantoms', tmp_path/'chest', tmp_path/'c', n=12, size=64, modality='chest_xray', progress=False); describe_table(tmp_path/'c', progress=False)
     with pytest.raises(ValueError, match='mirrored chest X-ray'): encode(tmp_path/'c', flips=True)
+
+def test_a_run_on_other_features_is_refused(tmp_path):
+    import shutil
+    from vap_diffusion.training import encode, train
+    w = folder_with_features(tmp_path, 40)
+    train(w, steps=1, **SMALL); train(w, steps=1, **SMALL)
+    shutil.rmtree(w/'features'); encode(w, flips=True)
+    with pytest.raises(FileExistsError, match='another table, set of descriptions or size'): train(w, steps=1, **SMALL)
+
+def test_settings_that_are_refused_leave_the_name_free(work):
+    from vap_diffusion.training import train
+    with pytest.raises(Exception): train(work, steps=1, name='free', learning_rate=1, **SMALL)
+    with pytest.raises(ValueError, match='a budget of 0 is too small'): train(work, minutes=0, name='free', **SMALL)
+    assert not (work/'models'/'free').exists()
+    for _ in range(2): train(work, steps=1, name='free', betas=(.9, .99), warmup=0, **SMALL)       # a tuple comes back as a list
+
+def test_a_heavy_loss_of_the_prototypes_is_no_divergence(work):
+    from vap_diffusion.training import train
+    assert (train(work, steps=3, name='heavy', alpha=10000., **SMALL)/'model').exists()
 
 def test_an_autoencoder_that_changed_under_its_name_is_refused(tmp_path):
     from vap_diffusion.autoencoder import load_autoencoder

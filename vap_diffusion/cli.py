@@ -117,7 +117,7 @@ def encode(
 ):
     "Images and descriptions -> W/features: latents and token states, computed once."
     from vap_diffusion import training
-    record = training.encode(out, autoencoder, text_encoder, size, adapt_minutes, seed, flips)
+    record = training.encode(out, autoencoder, text_encoder, size, adapt_minutes, flips, seed)
     typer.echo(f"{record['n']} images as latents of {' x '.join(map(str, record['latent']))}; next: vap-diffusion train {out}")
 
 # %% ../nbs/20_cli.ipynb #20a00053

@@ -636,7 +636,7 @@ def evaluate(
     (name and hash), floor (what stood in), half_splits (`half_splits`), intervals (with `repeats`: name -> [low, high]), fid_infinity and
     fid_infinity_floor (with `infinite`). ValueError when n is below k + 1 or above what is there; a warning when n <= num_features.
     """
-    net = load_features(features) if isinstance(features, (str, Path)) else features
+    net = load_features(features).to('cuda' if torch.cuda.is_available() else 'cpu') if isinstance(features, (str, Path)) else features
     real, fake = as_bytes(real, 'real'), as_bytes(fake, 'fake')
     if floor_real is not None: floor_real = as_bytes(floor_real, 'floor_real')
     if n is not None and n <= k: raise ValueError(f'n = {n} is too few for k = {k}: give n >= {k + 1}')
@@ -649,7 +649,7 @@ def evaluate(
     real, fake, other = (extract(net, x) for x in (real, fake, other))                      # n F
     scores, floors, device = compare(real, fake, k, seed), compare(real, other, k, seed), next(net.parameters()).device
     result = {key: value for name in scores for key, value in ((name, scores[name]), (f'{name}_floor', floors[name]))}
-    logits = {'is': net.logits(fake.to(device)), 'is_real': net.logits(other.to(device))}
+    logits = {'is': net.logits(fake.to(device)).cpu(), 'is_real': net.logits(other.to(device)).cpu()}
     result |= {name: inception_score(x) for name, x in logits.items()} | {'n': len(real), 'k': k, 'k_coverage': min(5, len(real) - 1), 'seed': seed, 'features': features_name(net), 'floor': how}
     result['half_splits'] = half_splits(torch.cat([real, other]) if floor_real is None else real, splits, k, seed)
     if infinite: result |= dict(fid_infinity=fid_infinity(real, fake, seed=seed), fid_infinity_floor=fid_infinity(real, other, seed=seed))
@@ -754,7 +754,6 @@ class Watch:
         "Once for each run: the pipeline around the model, features of real images, the floor."
         self.pipe = assemble(folder, model).to(model.device)
         self.pipe.set_progress_bar_config(disable=True)
-        if not self.pipe.config.uses_text: self.prompts = ['']*len(self.rows)
         size = json.loads((Path(folder).parent.parent/'features'/'features.json').read_text())['size']
         self.net = load_features(self.features).to(model.device)
         self.real, other = (extract(self.net, as_bytes(load_images(t, self.table.attrs['root'], size, progress=False)))
@@ -781,7 +780,7 @@ class Watch:
         if self.pipe is None or self.pipe.uvit is not model: self.begin(model, folder)
         images, picture = self.paint(), Path('watch')/f'step-{step:06}.png'
         (Path(folder)/'watch').mkdir(exist_ok=True)
-        draw_classes(images, self.rows.label.tolist(), self.prompts, Path(folder)/picture, self.per_class, f'{Path(folder).name}, step {step}: synthetic images')
+        draw_classes(images, self.rows.label.tolist(), self.prompts if self.pipe.config.uses_text else ['']*len(self.rows), Path(folder)/picture, self.per_class, f'{Path(folder).name}, step {step}: synthetic images')
         of, n = features_name(self.net), len(self.rows)
         note = (f'{n} images painted from the descriptions of {n} validation images ({self.steps} steps, guidance {self.guidance_scale:g}), compared with these; floor: {n} training images in their place. Features {of}'
                 + (f", trained on phantoms and not shown fit for {self.table.attrs['dataset']}" if self.features == 'phantoms' and self.table.attrs['dataset'] != 'phantoms' else '')

@@ -27,7 +27,7 @@ from . import __version__
 from .diffusion import SD_SCHEDULE
 from .phantoms import CLASSES, asset_path
 from .datasets import ImageError, load_image, load_table, prepare
-from .autoencoder import decode_latents, fingerprint, load_autoencoder
+from .autoencoder import decode_latents, fingerprint, load_autoencoder, training_device
 from .vaps import describe_table, load_descriptions, make_mllm
 from .text import TextEncoder, load_text_encoder
 from .prompt_bank import PromptBank
@@ -44,7 +44,7 @@ def decode_standard(
 ) -> np.ndarray:               # N H W 3 uint8
     "Undo what training did to the latents, and decode."
     z = latents*per_channel(vae.config.latents_std).to(latents) + per_channel(vae.config.latents_mean).to(latents)
-    return decode_latents(vae, z*vae.config.scaling_factor)
+    return decode_latents(vae, (z - (vae.config.shift_factor or 0.))*vae.config.scaling_factor)      # which adds the shift again
 
 @dataclass
 class VAPDiffusionOutput(BaseOutput):
@@ -140,13 +140,14 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         c = self.uvit.config
         x = latents if latents is not None else randn_tensor((len(names), c.in_channels, c.sample_size, c.sample_size), generator, self.device, torch.float32)
         text, mask = self.text_encoder.encode(prompts) if self.config.uses_text else (None, None) # B L D, B L
+        text = text if text is None else text.to(self.uvit.dtype)                                # half precision is welcome; the solver stays in float32
         low, high = (share*self.scheduler.config.num_train_timesteps for share in guidance_interval)
         self.scheduler.set_timesteps(num_inference_steps, device=self.device)
         x = x*self.scheduler.init_noise_sigma
         for t in self.progress_bar(self.scheduler.timesteps):
-            model_input = self.scheduler.scale_model_input(x, t)
+            model_input = self.scheduler.scale_model_input(x, t).to(self.uvit.dtype)
             answer = self.answer(model_input, t, index, text, mask, guidance_scale if low <= t <= high else 1, guide)
-            x = self.scheduler.step(answer, t, x).prev_sample
+            x = self.scheduler.step(answer.float(), t, x).prev_sample
         images = x if output_type == 'latent' else decode_standard(self.vae, x)                   # N H W 3 uint8
         if output_type == 'pil': images = [Image.fromarray(i) for i in images]
         return VAPDiffusionOutput(images, names, prompts) if return_dict else (images, names, prompts)
@@ -190,7 +191,7 @@ def load_pipeline(
     if kind != 'VAPDiffusionPipeline': raise ValueError(f'{model} is a {kind}, not a VAPDiffusionPipeline: load it with diffusers')
     from huggingface_hub.errors import HTTPError                                                # of the wire; a hub's answers are OSErrors
     disable_progress_bar()
-    try: pipe = VAPDiffusionPipeline.from_pretrained(path if path.exists() else str(model)).to('cuda' if torch.cuda.is_available() else 'cpu')
+    try: pipe = VAPDiffusionPipeline.from_pretrained(path if path.exists() else str(model))
     except (OSError, HTTPError) as e:
         remedy = 'train it again, or give "course"' if path.exists() else 'check the name, the network and the token (`hf auth login`, HF_TOKEN), or give a folder'
         raise FileNotFoundError(f'{model} cannot be loaded ({(str(e) or type(e).__name__).splitlines()[0]}): {remedy}') from None
@@ -198,7 +199,7 @@ def load_pipeline(
         if str(e).startswith(('the autoencoder', 'the text encoder', 'the generator')): raise   # ours, from __init__
         raise ValueError(f'{model}: weights and config.json of a part do not belong together ({" ".join(str(e).split())[:120]}): train it again, or copy the whole folder anew') from None
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to(training_device())
 
 # %% ../nbs/12_pipeline.ipynb #12a00007
 def assemble(
@@ -251,7 +252,7 @@ def released_pipeline(
     vae, encoder, uvit = load_autoencoder(autoencoder), load_text_encoder(text_encoder), ReleasedUViT.from_pretrained(model).eval()
     for what, part, wanted in ('latent channels', vae.config.latent_channels, uvit.config.in_channels), ('numbers a word', encoder.width, uvit.config.text_dim):
         if part != wanted: raise ValueError(f'{autoencoder if what[0] == "l" else text_encoder} has {part} {what}, the weights in {model} were trained on {wanted}: give the parts that they were trained with')
-    vae.register_to_config(latents_mean=[0.]*uvit.config.in_channels, latents_std=[1/vae.config.scaling_factor]*uvit.config.in_channels)
+    vae.register_to_config(latents_mean=[vae.config.shift_factor or 0.]*uvit.config.in_channels, latents_std=[1/vae.config.scaling_factor]*uvit.config.in_channels)
     scheduler = DPMSolverMultistepScheduler(**SCHEDULES[schedule], algorithm_type='dpmsolver++', solver_order=2, use_lu_lambdas=True, prediction_type='epsilon')
     return VAPDiffusionPipeline(vae, uvit, encoder, scheduler, class_names, True, modality, fingerprint(vae), encoder.fingerprint, Path(model).name)
 
@@ -371,11 +372,11 @@ def weights_hash(*parts) -> str: # 12 hexadecimal digits
 def guide_of(pipe, guide) -> UViT|None:
     "The network of a weaker model; `ValueError` when it does not fit."
     if guide is None: return None
-    other = assemble(Path(guide).parent, network(Path(guide).parent, 'early')) if (Path(guide)/'config.json').exists() else load_pipeline(guide)
+    other = assemble(Path(guide).parent, network(Path(guide).parent, Path(guide).name)) if (Path(guide)/'config.json').exists() else load_pipeline(guide)
     for what in ('vae_fingerprint', 'text_fingerprint', 'class_names'):
         if other.config[what] != pipe.config[what]: raise ValueError(f'--guide {guide} has another {what.replace("_", " ")} than the model: take a shorter training on the same features')
     if other.scheduler.config.prediction_type != pipe.scheduler.config.prediction_type: raise ValueError(f'--guide {guide} predicts {other.scheduler.config.prediction_type}, the model {pipe.scheduler.config.prediction_type}: take one that was trained alike')
-    return other.uvit
+    return other.uvit.to(pipe.device)
 
 def claim_folder(out, settings):
     "Make the folder, or check that it holds this very run."
@@ -478,7 +479,8 @@ def read_figures(pipe, folder) -> dict: # as `figure_section` takes them
     files = sorted(Path(folder).glob('evaluation-*.json'), key=lambda p: p.stat().st_mtime)
     if not files or not (Path(folder)/'sample.json').exists(): raise FileNotFoundError(f'{folder} holds no evaluation of painted images: make it with `vap-diffusion evaluate {folder} --real W`')
     made = json.loads((Path(folder)/'sample.json').read_text())
-    if made['model'] != pipe.config.name: raise ValueError(f'{folder} was painted by {made["model"]!r}, not by {pipe.config.name!r}: give the folder of this model')
+    weights = weights_hash(pipe.uvit, pipe.vae)
+    if made['model'] != pipe.config.name or made.get('weights', weights) != weights: raise ValueError(f'{folder} was painted by {made["model"]!r}, not by this {pipe.config.name!r}: give the folder of this model')
     return {k: made[k] for k in ('prompts', 'guidance_scale', 'num_inference_steps')} | json.loads(files[-1].read_text())
 
 # %% ../nbs/12_pipeline.ipynb #12d00004

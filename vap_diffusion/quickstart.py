@@ -77,7 +77,7 @@ def judge(sets, pipes, table, size, split, n, features, seed) -> dict[str, dict]
         figures[name] = evaluate(real, images, features, n=n if floor else None, seed=seed, **floor)
         if name != 'class': figures[name]['prompts'], figures[name]['adherence'] = folder.name.split('-')[-1], adherence_of(images, manifest, table)
     vae = pipes['class'].vae
-    rebuilt = decode_latents(vae, encode_images(vae, real, progress=False)[0]*vae.config.scaling_factor)
+    rebuilt = decode_latents(vae, (encode_images(vae, real, progress=False)[0] - (vae.config.shift_factor or 0.))*vae.config.scaling_factor)
     figures['reconstruction'] = evaluate(real, rebuilt, features, n=n if floor else None, seed=seed, **floor) | reconstruction(vae, real)
     return figures
 
@@ -228,7 +228,7 @@ def quickstart(
         if p not in PROMPT_KINDS and not Path(p).exists(): raise ValueError(f'prompts {p!r} are not known: choose {", ".join(PROMPT_KINDS)}, or the file of a bank')
     judge_network = load_features(features)
     settings = dict(dataset=dataset, modality=modality, images=images, minutes=minutes, autoencoder=str(autoencoder), adapt_minutes=adapt_minutes, n=n, splits=list(splits), prompts=list(prompts), features=str(features),
-                    guidance_scale=guidance_scale, mllm=mllm, preset=preset, seed=seed, **changes)
+                    guidance_scale=guidance_scale, mllm=mllm, preset=preset, seed=seed, **changes) | ({} if root is None else dict(root=str(Path(root).resolve())))
     if (out/'results.json').exists() and (found := json.loads((out/'results.json').read_text())).get('settings') == settings:
         print(f'finished before, at commit {found["commit"]}; {out/"report.html"} shows it. To judge anew, delete {out/"results.json"}.')
         return found
@@ -239,6 +239,8 @@ def quickstart(
     def note(): out.mkdir(parents=True, exist_ok=True); write_json(out/'seconds.json', dict(seconds=earlier + time.time() - start))
     stages('prepare')
     table = prepare(dataset, root or out/'phantoms', out, modality=modality if dataset in ('phantoms', 'folder') else None, seed=seed, n=images, test=(n + 9)/images if dataset == 'phantoms' else None, progress=progress); note()
+    counts = {split: min(n, int((table.split == split).sum())) for split in splits}
+    if few := [s for s in splits if counts[s] < 4]: raise ValueError(f'split {few[0]!r} has {counts[few[0]]} images, and recall and precision need at least 4: give more images, or another of --splits')
     stages('describe'); describe_table(out, make_mllm(mllm), progress=progress); note()
     stages('encode'); record = encode(out, autoencoder, adapt_minutes=adapt_minutes, seed=seed); note()
     budget = dict(out=out, minutes=minutes, preset=preset, seed=seed, **changes)
@@ -246,7 +248,6 @@ def quickstart(
     runs = dict(zip(('class', 'class+text'), train_together([budget | dict(text=False), budget], progress))); note()
     stages('sample')
     pipes = {name: build_pipeline(run) for name, run in runs.items()}
-    counts = {split: min(n, int((table.split == split).sum())) for split in splits}
     sets = {split: sample_both(pipes, out/'samples', out, counts[split], seed, split, prompts, guidance_scale, progress) for split in splits}; note()
     stages('evaluate')
     figures = {split: judge(sets[split], pipes, table, record['size'], split, counts[split], judge_network, seed) for split in splits}
@@ -272,6 +273,7 @@ def judge_course(model, work, n:int=600, seed:int=1) -> dict[str, str]: # lines 
     table, out = load_table(work), Path(work)/'judged'
     test, train = table[table.split == 'test'], table[table.split == 'train']
     n = min(n, len(test))
+    test = test.sample(n, random_state=seed)                                   # those whose descriptions `sample` takes
     rows = sample(model, out, n, like=work, prompts='own', seed=seed)
     images = load_samples(out)[0]
     real, other = (load_images(t, table.attrs['root'], images.shape[1]) for t in (test, train.sample(n, random_state=seed)))

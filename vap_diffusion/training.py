@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from . import __version__
 from .diffusion import SD_SCHEDULE
 from .datasets import load_images, load_table
-from .autoencoder import encode_images, finetune_decoder, fingerprint, load_autoencoder, train_autoencoder
+from .autoencoder import encode_images, finetune_decoder, fingerprint, load_autoencoder, train_autoencoder, training_device
 from .vaps import load_descriptions
 from .text import load_text_encoder
 from .uvit import UViT
@@ -113,7 +113,7 @@ def encode_texts(
     names, states, lengths = list(distinct), [], []
     for i in tqdm(range(0, len(names), batch_size), desc='encoding texts'):
         s, mask = encoder.encode(names[i:i + batch_size])   # B L D, B L
-        states.append(s[mask].half()); lengths += mask.sum(1).tolist()
+        states.append(s[mask].half().cpu()); lengths += mask.sum(1).tolist()
     lengths = torch.tensor(lengths)                          # M
     starts = lengths.cumsum(0) - lengths
     which = torch.tensor([distinct[t] for t in texts])       # N
@@ -153,13 +153,13 @@ def encode(
         raise FileExistsError(f'{folder} holds other features ({differences(found, wanted)}): use another working folder, or delete {folder}')
     images = load_images(table, table.attrs['root'], size)                                  # N H W 3
     train = (table.split == 'train').to_numpy(copy=True)
-    vae = adapted_autoencoder(out, vae, images[train], autoencoder, adapt_minutes, seed)
+    vae = adapted_autoencoder(out, vae, images[train], autoencoder, adapt_minutes, seed).to(training_device())
     mean, logvar = encode_images(vae, images)                                              # N C h w
     shift, spread = channel_statistics(mean[torch.from_numpy(train)], logvar[torch.from_numpy(train)])
     if flips: # rows n to 2n of the cache
         mean, logvar = (torch.cat(m) for m in zip((mean, logvar), encode_images(vae, images[:, :, ::-1].copy())))
         texts = texts + [mirrored(t) for t in texts]
-    states, starts, lengths = encode_texts(encoder, texts)
+    states, starts, lengths = encode_texts(encoder.to(training_device()), texts)
     folder.mkdir(exist_ok=True)
     record = wanted | dict(vae_fingerprint=fingerprint(vae), latents_mean=shift, latents_std=spread, latent=list(mean.shape[1:]), text_dim=encoder.width,
                            max_text_tokens=encoder.context_length, classes=table.attrs['classes'], n=len(table), version=__version__)
@@ -268,7 +268,7 @@ def lr_at(
     anneal:float=0.5,      # share of the budget, its last, over which the rate goes down to zero; 0: it is held to the end
 ) -> float:                # between 0 and 1
     "Warm up over steps, hold, and go down."
-    return min(1, (step + 1)/warmup)*(min(1, (1 - done)/anneal) if anneal else 1)
+    return min(1, (step + 1)/max(1, warmup))*(min(1, (1 - done)/anneal) if anneal else 1)
 
 # %% ../nbs/11_training.ipynb #11a0d002
 SCHEDULES = { # name -> arguments of any diffusers scheduler
@@ -339,7 +339,7 @@ def load_checkpoint(folder, model, ema, optimizer) -> dict|None: # the state; No
         with torch.no_grad():
             for n, p in names.items(): p.copy_(weights[n])
             for n, p in zip(names, ema.shadow_params): p.copy_(averages[n])
-        for n, p in names.items(): optimizer.state[p] = {k: moments[f'{n}.{k}'].to(p.device if k != 'step' else moments[f'{n}.{k}'].device) for k in ('step', 'exp_avg', 'exp_avg_sq') if f'{n}.{k}' in moments}
+        for n, p in names.items(): optimizer.state[p] = {k: moments[f'{n}.{k}'].to(p.device) for k in ('step', 'exp_avg', 'exp_avg_sq') if f'{n}.{k}' in moments}
         ema.optimization_step = state['step']
         return state
 
@@ -446,8 +446,9 @@ def start_run(folder, wanted:dict) -> bool: # True: already finished
     if path.exists():
         found = read_json(path)
         found['settings']['preset'] = dict(timesteps='uniform') | found['settings']['preset']  # of an earlier version
+        found['settings'].setdefault('features', wanted['features'])
         if changed := differences(found['settings'], wanted):
-            what = {'text_fingerprint': 'text encoder', 'vae_fingerprint': 'autoencoder', 'classes': 'class list'}
+            what = {'text_fingerprint': 'text encoder', 'vae_fingerprint': 'autoencoder', 'classes': 'class list', 'features': 'table, set of descriptions or size'}
             odd = [what[k] for k in what if found['settings'].get(k) != wanted[k]]
             raise FileExistsError(f'{folder} holds the run of another {" and ".join(odd) or "setting"} ({changed}): choose another --name, or delete that folder')
         return found['finished']
@@ -497,7 +498,7 @@ def train(
     Leaves log.jsonl, tensorboard/, model/ (the averaged weights), early/ (those of a quarter of the budget, for autoguidance), report.html, and train.json with steps, seconds, processor seconds, images seen and the settings; with `watch` also watch.jsonl.
     Looks are not paid from the budget and leave the run as it is; one that fails is reported in a warning and is the last one."""
     if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
-    if min(minutes or 1, steps or 1) <= 0: raise ValueError(f'a budget of {minutes or steps} is too small: give at least one step')
+    if (minutes if steps is None else steps) <= 0: raise ValueError(f'a budget of {minutes if steps is None else steps} is too small: give at least one step')
     if watch_every is not None and watch_every < 1: raise ValueError(f'watch_every is {watch_every}: give at least one step between looks')
     features, settings, prototypes = load_features(out), load_preset(preset), prototypes and text
     for k, v in changes.items():
@@ -505,16 +506,17 @@ def train(
         else: settings['model'] = settings['model'] | {k: v}
     folder, record = Path(out)/'models'/(name or ('vap' if prototypes else 'text' if text else 'class')), features.record
     wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop, preset=settings, pcm=None if pcm == 'paper' else pcm, classes=record['classes'],
-                  text_fingerprint=record['text_fingerprint'], vae_fingerprint=record['vae_fingerprint'])
+                  text_fingerprint=record['text_fingerprint'], vae_fingerprint=record['vae_fingerprint'], features={k: record.get(k) for k in ('size', 'flips', 'table', 'descriptions')})
     choose(PCM, 'pcm', pcm); schedule = choose(SCHEDULES, 'schedule', settings['schedule'])
     choose(('none', 'min_snr'), 'weighting', settings['weighting']); choose(TIMESTEPS, 'timesteps', settings['timesteps']); choose(('epsilon', 'v_prediction'), 'prediction_type', settings['prediction_type'])
     AcceleratorState._reset_state()                                                             # an earlier run in this process may have had another precision
     accelerator = Accelerator(mixed_precision=settings['mixed_precision'], kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     rank, world, main, size = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process, settings['batch_size']
     if size % (world*accumulate): raise ValueError(f'a batch of {size} cannot be cut into {world} processes x {accumulate} pieces: choose numbers that divide it')
+    model = make_model(features, settings, prototypes, seed, pcm)                               # may refuse the settings; nothing is written yet
     with accelerator.main_process_first():
-        if start_run(folder, wanted): return folder
-    model = make_model(features, settings, prototypes, seed, pcm).to(accelerator.device)
+        if start_run(folder, json.loads(json.dumps(wanted))): return folder
+    model = model.to(accelerator.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03, betas=tuple(settings['betas']), fused=True)
     ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75, foreach=True)
     scheduler = DDPMScheduler(**schedule, prediction_type=settings['prediction_type'])
@@ -560,7 +562,7 @@ def train(
                     losses.append(torch.stack([loss.detach(), torch.zeros_like(loss) if output.recon_loss is None else output.recon_loss.detach()]))
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
                 loss, recon = accelerator.reduce(torch.stack(losses).mean(0), 'mean').tolist()
-                mean_loss = 0.99*mean_loss + 0.01*loss
+                mean_loss = 0.99*mean_loss + 0.01*(loss - alpha*recon)                          # the generator's own
                 if not math.isfinite(loss + norm.item()) or mean_loss > 3: raise FloatingPointError(diverged(folder, step, loss, mean_loss, x0, settings))
                 optimizer.step(); optimizer.zero_grad(); ema.step(model.parameters())
                 step, before = step + 1, done
