@@ -185,7 +185,7 @@ class Kept:
         if not self.path or done < 1 and time.time() - self.saved < self.every: return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix('.part')
-        torch.save(dict(step=step, seconds=seconds, parts=[p.state_dict() for p in self.parts], random=[self.generator.get_state(), torch.get_rng_state()]), part)
+        with open(part, 'wb') as file: torch.save(dict(step=step, seconds=seconds, parts=[p.state_dict() for p in self.parts], random=[self.generator.get_state(), torch.get_rng_state()]), file) # opened here, a full disk says so
         part.replace(self.path)
         self.saved = time.time()
 

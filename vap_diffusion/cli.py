@@ -51,7 +51,8 @@ def prepare(
         return
     if out is None: raise ValueError('--out is missing: the working folder, in which table.parquet is written')
     table = datasets.prepare(dataset, root or out/'phantoms', out, modality, seed, val, test, n, size, labels=labels, image_column=image_column, label_column=label_column, group_column=group_column)
-    typer.echo(pd.crosstab(table.label, table.split, margins=True, margins_name='all')[[s for s in datasets.SPLITS if s in set(table.split)] + ['all']].to_string())
+    total = 'all' if 'all' not in set(table.label) else '(all)'
+    typer.echo(pd.crosstab(table.label, table.split, margins=True, margins_name=total)[[s for s in datasets.SPLITS if s in set(table.split)] + [total]].to_string())
     typer.echo(f'next: vap-diffusion describe {out}')
 
 # %% ../nbs/20_cli.ipynb #20a00051
@@ -292,8 +293,9 @@ def server() -> str: # its address, or ''
     urls = [os.environ['OPENAI_BASE_URL']] if os.environ.get('OPENAI_BASE_URL') else [f'http://127.0.0.1:{p}/v1' for p in (8000, 11434, 1234)]
     for url in urls:
         try:
-            if httpx.get(f'{url}/models', timeout=1).status_code < 500: return url
-        except httpx.HTTPError: pass
+            r = httpx.get(f'{url}/models', timeout=1)
+            if r.status_code == 401 or r.status_code == 200 and 'data' in r.json(): return url # any other web server says 404, or a page
+        except (httpx.HTTPError, httpx.InvalidURL, ImportError, TypeError, ValueError): pass  # no server, no address, a proxy of an unknown kind, no JSON
     return ''
 
 def findings() -> list[tuple[str, str, str, str]]: # part, what is here, what that means, the command that brings what is missing

@@ -15,7 +15,7 @@ __all__ = ['TABLE_COLUMNS', 'SPLITS', 'IMAGE_TYPES', 'MIN_SIDE', 'SPLIT_NAMES', 
            'prepare', 'check_dataset', 'load_images']
 
 # %% ../nbs/03_datasets.ipynb #16938126
-import hashlib, json, os, re, warnings
+import csv, hashlib, json, os, re, warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -125,8 +125,10 @@ def list_files(
 ) -> list[Path]:       # relative to `root`, sorted
     "Every file below a folder, without hidden ones: `._name.jpg` and `__MACOSX` are what a Mac leaves in archives, not images."
     found = []
-    for folder, subs, files in os.walk(root, followlinks=True):
-        subs[:] = sorted(s for s in subs if not s.startswith('.') and s != '__MACOSX')
+    def stop(e): raise e                                         # a folder that cannot be read is not an empty one
+    for folder, subs, files in os.walk(root, onerror=stop, followlinks=True):
+        above = {os.path.realpath(p) for p in (folder, *Path(folder).absolute().parents)} # where a link would lead in a circle
+        subs[:] = sorted(s for s in subs if not s.startswith('.') and s != '__MACOSX' and os.path.realpath(os.path.join(folder, s)) not in above)
         found += [Path(folder, f).relative_to(root) for f in files if not f.startswith('.')]
     return sorted(found)
 
@@ -152,9 +154,13 @@ def read_csv(
     "Read a label file by column *name*. Raises `ValueError` that lists the columns found when one is missing."
     try:
         with open(path, encoding='utf-8-sig') as f: header = f.readline()
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', pd.errors.ParserWarning) # rows that end in a comma, as in the first ChestX-ray14
-            table = pd.read_csv(path, sep=max(',;\t', key=header.count), encoding='utf-8-sig', index_col=False, low_memory=False, **dict(dtype=str, keep_default_na=False) if text else {})
+        sep = max(',;\t', key=header.count)
+        with warnings.catch_warnings(record=True) as cut:
+            warnings.simplefilter('always', pd.errors.ParserWarning) # rows that end in a comma, as in the first ChestX-ray14, or in a cell too many
+            table = pd.read_csv(path, sep=sep, encoding='utf-8-sig', index_col=False, low_memory=False, **dict(dtype=str, keep_default_na=False) if text else {})
+        if cut:
+            with open(path, encoding='utf-8-sig', newline='') as f: wide = next((r for r in csv.reader(f, delimiter=sep) if any(c.strip() for c in r[table.shape[1]:])), None)
+            if wide: raise ValueError(f'{path} has a row with more cells than columns ({sep.join(wide)[:80]}): put a cell that holds {sep!r} in double quotes')
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
         raise ValueError(f'{path} is not a CSV table ({str(e).strip()}): get the file again') from None
     table.columns = table.columns.str.strip()
@@ -290,7 +296,7 @@ def draw_phantoms(root, n, size, seed, modalities):
     root = Path(root)
     if n < 1: raise ValueError(f'n is {n}: at least 1 phantom is needed')
     if (root/'phantoms.csv').exists(): return
-    others = sorted(f.name for f in root.iterdir() if f.name != 'images') if root.is_dir() else []
+    others = sorted(f.name for f in root.iterdir() if f.name not in ('images', 'phantoms.csv.part')) if root.is_dir() else []
     if others: raise FileExistsError(f'{root} holds other files ({others[0]}) and no phantoms.csv: give an empty folder, and phantoms are drawn there')
     write_phantoms(root, n, size=size, seed=seed, modalities=modalities)
 

@@ -362,7 +362,8 @@ def hub_folder(
     from huggingface_hub import constants, snapshot_download
     try:
         folder = Path(snapshot_download(repo, local_files_only=True))
-        if any((folder/f).exists() for f in needs): return folder
+        torn = weights and not any(folder.glob('*.safetensors')) and not (folder/'open_clip_pytorch_model.bin').exists() # a download that was stopped
+        if any((folder/f).exists() for f in needs) and not torn: return folder
     except (OSError, ValueError): pass                                        # not cached, or no name of a repository: the lines below say it
     try:
         if constants.HF_HUB_OFFLINE: raise OSError('HF_HUB_OFFLINE is set')

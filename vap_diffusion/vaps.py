@@ -68,6 +68,8 @@ def load_prompts(
     asked = ('modality', 'version', 'question_1', 'question_2', 'question_3')
     missing = [k for k in asked if not isinstance(found.get(k), str) or not found[k].strip()]
     if missing: raise ValueError(f'{path} has no {", ".join(missing)}: add a line such as {missing[0]} = "..."')
+    odd = [k for k in ('diagnoses', 'sources') if not isinstance(v := found.get(k, []), list) or not all(isinstance(x, str) and x.strip() for x in v)]
+    if odd: raise ValueError(f'{path}: {odd[0]} must be a list of words, such as {odd[0]} = ["melanoma"]')
     lists = {k: tuple(found.get(k, ())) for k in ('diagnoses', 'sources')}
     return PromptSet(found['modality'], found['version'], tuple(found[f'question_{i}'] for i in (1, 2, 3)), **lists)
 
@@ -1004,9 +1006,10 @@ class MeasuringDescriber:
         if modality not in self.readers: raise ValueError(f'the measuring describer knows {", ".join(self.readers)}, not {modality!r}: choose another --mllm for that modality')
         rgb = to_side(image)
         key = modality, rgb.tobytes()
-        if self._last[0] != key: # Questions 1 and 3 are about the same image
-            with linear_algebra().limit(limits=1, user_api='blas'): self._last = key, self.readers[modality](rgb)
-        return {a: str(self._last[1][a]) for a in ATTRIBUTES[modality]}
+        last = self._last                                                   # other threads may put theirs there meanwhile
+        if last[0] != key: # Questions 1 and 3 are about the same image
+            with linear_algebra().limit(limits=1, user_api='blas'): self._last = last = key, self.readers[modality](rgb)
+        return {a: str(last[1][a]) for a in ATTRIBUTES[modality]}
 
     def chat(self, messages:list[dict]) -> str:
         "Answer the last question. Raises `ValueError` for a question that is not in `PROMPTS`, or when the image is missing."
@@ -1254,7 +1257,7 @@ def words_of(answer:dict) -> str|None:
     "The text of a server's answer; a refusal as such; '' where it ended before the first word; None for what is no chat answer."
     try: choice = answer['choices'][0]; text, refusal = (choice['message'].get(k) for k in ('content', 'refusal'))
     except (AttributeError, IndexError, KeyError, TypeError): return None
-    if isinstance(text, str): return text.strip()
+    if isinstance(text, str): return text.encode('utf-8', 'replace').decode().strip() # half an emoji cannot be written to a file
     if isinstance(refusal, str): return f'I am sorry: {refusal}'
     return '' if choice.get('finish_reason') in ('content_filter', 'length') else None
 
@@ -1536,10 +1539,12 @@ def merge_descriptions(out) -> int: # images
             if m and len(versions) > 1: raise ValueError(f'the shards answer different questions about {m} ({told(versions)}): describe them alike')
         absent = [f for f in table.file_name if f not in last]
         if absent: raise ValueError(f'the shards lack {len(absent)} images, first {absent[0]}: run each `vap-diffusion describe {out} --shard I/{n}` to its end')
+        known = lambda row: f"{row['model']} {row.get('setting', '')}" in origins and f"prompts {row['prompt_version']}" in asked.get(modality.get(row['file_name']), {})
+        later = {row['file_name']: row for row, _ in read_lines(path) if not row.get('failed') and known(row)} if path.exists() else {} # what `--retry` got after an earlier merge
         with open(part, 'w', encoding='utf-8') as lines:
             for i in sorted(found):
                 for row, end in read_lines(found[i]):
-                    if last[row['file_name']] == (i, end): lines.write(json.dumps(row, ensure_ascii=False) + '\n')
+                    if last[row['file_name']] == (i, end): lines.write(json.dumps(later.get(row['file_name'], row) if row.get('failed') else row, ensure_ascii=False) + '\n')
         part.replace(path)
     return len(last)
 
