@@ -459,3 +459,23 @@ def test_shares_asked_for_reach_phantoms(tmp_path):
     assert counts() == dict(train=48, val=6, test=6)
     found = counts(test=.3, val=.05)
     assert abs(found['test'] - 18) <= 2 and abs(found['val'] - 3) <= 2
+
+def test_a_comma_in_a_cell_needs_quotes(tmp_path):
+    from vap_diffusion.datasets import read_csv
+    (tmp_path/'a.csv').write_text('image,label\na,melanoma, in situ\nb,nevus\n')
+    with pytest.raises(ValueError, match='more cells than columns .a,melanoma, in situ.'): read_csv(tmp_path/'a.csv', ['image', 'label'], text=True)
+    (tmp_path/'a.csv').write_text('image,label\na,"melanoma, in situ",,\nb,nevus,,\n')
+    assert read_csv(tmp_path/'a.csv', ['image', 'label'], text=True).label.tolist() == ['melanoma, in situ', 'nevus']
+
+def test_a_link_in_a_circle_is_walked_once(tmp_path):
+    from vap_diffusion.datasets import list_images
+    for k in 'ab': (tmp_path/k).mkdir(); Image.new('RGB', (8, 8)).save(tmp_path/k/'0.png')
+    (tmp_path/'a'/'up').symlink_to('..')
+    assert [str(f) for f in list_images(tmp_path)] == ['a/0.png', 'b/0.png']
+
+def test_a_class_called_all(tmp_path):
+    for k in ('all', 'hem'):
+        (tmp_path/'root'/k).mkdir(parents=True)
+        for i in range(10): Image.fromarray(make_phantom('nevus', i, 16).image).save(tmp_path/'root'/k/f'{i}.png')
+    done = CliRunner().invoke(app, ['prepare', '--dataset', 'folder', '--root', str(tmp_path/'root'), '--out', str(tmp_path/'w')])
+    assert done.exit_code == 0 and '(all)' in done.output, done.output

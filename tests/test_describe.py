@@ -125,6 +125,11 @@ def test_a_prompt_file_with_holes(tmp_path, text, says):
     assert 'p.toml' in str(e.value)
     with pytest.raises(FileNotFoundError, match='nowhere'): load_prompts(tmp_path/'nowhere.toml')
 
+@pytest.mark.parametrize('value', ['"melanoma"', '5', '[""]'])
+def test_diagnoses_are_a_list_of_words(tmp_path, value):
+    (tmp_path/'p.toml').write_text(f'modality = "m"\nversion = "1"\nquestion_1 = "a"\nquestion_2 = "b"\nquestion_3 = "c"\ndiagnoses = {value}\n')
+    with pytest.raises(ValueError, match='diagnoses must be a list of words'): load_prompts(tmp_path/'p.toml')
+
 def test_shipped_prompts_name_their_sources():
     for s in PROMPTS.values(): assert s.sources and s.diagnoses and all(len(q) > 60 for q in s.questions)
     paper = PROMPTS['dermoscopy'].questions
@@ -193,6 +198,13 @@ def test_shards_with_retries(work):
         with pytest.warns(UserWarning, match='refusal: 9'): describe_table(work, Scripted(lambda step, seed: 'I am sorry.' if step == 3 else 'Round.'), progress=False, shard=(i, 2))
     for i in (1, 2): describe_table(work, Scripted(lambda step, seed: 'Round.'), progress=False, shard=(i, 2), retry=True)
     assert merge_descriptions(work) == 18 == len(lines(work/'descriptions.jsonl')) and not [l for l in lines(work/'descriptions.jsonl') if 'failed' in l]
+
+def test_a_second_merge_keeps_what_a_retry_got(work):
+    for i in (1, 2):
+        with pytest.warns(UserWarning, match='refusal: 9'): describe_table(work, Scripted(lambda step, seed: 'I am sorry.' if step == 3 else 'Round.'), progress=False, shard=(i, 2))
+    merge_descriptions(work)
+    describe_table(work, Scripted(lambda step, seed: 'Round.'), progress=False, retry=True)
+    assert merge_descriptions(work) == 18 and not [l for l in lines(work/'descriptions.jsonl') if 'failed' in l]
 
 def test_shards_of_other_questions(work, monkeypatch):
     from dataclasses import replace

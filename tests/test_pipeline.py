@@ -68,7 +68,7 @@ def test_a_model_trained_anew_under_its_old_name_is_another(pipe, tmp_path):
     finally:
         with torch.no_grad(): weight -= 1e-3
 
-@pytest.mark.parametrize('change', [('"depth": 6', '"depth": 8'), ('"embed_dim": 128', '"embed_dim": 64')])
+@pytest.mark.parametrize('change', [('"depth": 6', '"depth": 8'), ('"embed_dim": 192', '"embed_dim": 96')])
 def test_weights_and_config_of_other_sizes_are_named(tmp_path, change):
     import shutil
     from vap_diffusion.phantoms import asset_path

@@ -86,7 +86,7 @@ def decode_latents(
     shift, images = getattr(vae.config, 'shift_factor', None) or 0., []
     for z in latents.split(batch_size):
         z = (z/vae.config.scaling_factor + shift).to(vae.device, vae.dtype, memory_format=torch.channels_last) # as convolutions want it
-        with autocast(vae.device): x = vae.decode(z).sample                                   # B 3 H W
+        with autocast(vae.device, vae.dtype): x = vae.decode(z).sample                                   # B 3 H W
         images.append(((x.float().cpu().clamp(-1, 1) + 1)*127.5).round().byte().permute(0, 2, 3, 1))
     return torch.cat(images).numpy()
 
@@ -165,10 +165,10 @@ def image_loss(
 # %% ../nbs/04_autoencoder.ipynb #04a00008
 def training_device() -> torch.device: return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
-def autocast(device:torch.device):
-    "bf16 where the hardware computes it, else nothing: without AVX512-bf16 or AMX it is slower than float32 on a CPU."
+def autocast(device:torch.device, dtype=torch.float32): # dtype: of the weights
+    "bf16 for float32 weights where the hardware computes it, else nothing: without AVX512-bf16 or AMX it is slower than float32 on a CPU."
     able = torch.cuda.is_bf16_supported() if device.type == 'cuda' else bool({'avx512_bf16', 'amx_bf16', 'bf16'} & {k for k, v in torch.cpu.get_capabilities().items() if v})
-    return torch.autocast(device.type, torch.bfloat16, enabled=able)
+    return torch.autocast(device.type, torch.bfloat16, enabled=able and dtype == torch.float32)
 
 class Kept:
     "State of a training in a file, written every half minute and at the end, from which the same call goes on. Without a path nothing is kept."

@@ -191,7 +191,7 @@ def load_pipeline(
     if kind != 'VAPDiffusionPipeline': raise ValueError(f'{model} is a {kind}, not a VAPDiffusionPipeline: load it with diffusers')
     from huggingface_hub.errors import HTTPError                                                # of the wire; a hub's answers are OSErrors
     disable_progress_bar()
-    try: pipe = VAPDiffusionPipeline.from_pretrained(path if path.exists() else str(model))
+    try: pipe = VAPDiffusionPipeline.from_pretrained(path if path.exists() else str(model)).to('cpu') # weights that are missing show here
     except (OSError, HTTPError) as e:
         remedy = 'train it again, or give "course"' if path.exists() else 'check the name, the network and the token (`hf auth login`, HF_TOKEN), or give a folder'
         raise FileNotFoundError(f'{model} cannot be loaded ({(str(e) or type(e).__name__).splitlines()[0]}): {remedy}') from None
