@@ -39,7 +39,7 @@ readme: $(STAMP) ## draw README's result tables and pictures again from results/
 
 # one thread, as on their cards
 assets: export OMP_NUM_THREADS = 1
-assets: $(STAMP) ## train the shipped weights again, in this order, by the commands on their cards (about two hours)
+assets: $(STAMP) ## train the shipped weights again, in this order, by the commands on their cards (about three hours)
 	$(BIN)/python -m vap_diffusion.vaps --out assets/describer
 	$(BIN)/python -m vap_diffusion.autoencoder --out assets/autoencoder
 	$(BIN)/python -m vap_diffusion.text --out assets/text --n 12000 --steps 900
