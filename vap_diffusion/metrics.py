@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 from .datasets import load_images, load_table
 from .phantoms import CLASSES, MODALITIES, asset_path, make_phantom
 from .vaps import MeasuringDescriber, load_descriptions, read_attributes
+from .autoencoder import training_device
 from .pipeline import SYNTHETIC, assemble
 
 # %% ../nbs/13_metrics.ipynb #0c1393d9
@@ -636,7 +637,7 @@ def evaluate(
     (name and hash), floor (what stood in), half_splits (`half_splits`), intervals (with `repeats`: name -> [low, high]), fid_infinity and
     fid_infinity_floor (with `infinite`). ValueError when n is below k + 1 or above what is there; a warning when n <= num_features.
     """
-    net = load_features(features).to('cuda' if torch.cuda.is_available() else 'cpu') if isinstance(features, (str, Path)) else features
+    net = load_features(features).to(training_device()) if isinstance(features, (str, Path)) else features
     real, fake = as_bytes(real, 'real'), as_bytes(fake, 'fake')
     if floor_real is not None: floor_real = as_bytes(floor_real, 'floor_real')
     if n is not None and n <= k: raise ValueError(f'n = {n} is too few for k = {k}: give n >= {k + 1}')

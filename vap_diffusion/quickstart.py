@@ -17,10 +17,10 @@ import pandas as pd
 import torch
 from . import __version__
 from .datasets import SPLITS, load_images, load_table, prepare
-from .autoencoder import decode_latents, encode_images, reconstruction
+from .autoencoder import encode_images, reconstruction
 from .vaps import describe_table, load_descriptions, make_mllm
 from .training import encode, log_lines, train_together, write_json
-from .pipeline import PROMPT_KINDS, SYNTHETIC, build_pipeline, load_samples, sample
+from .pipeline import PROMPT_KINDS, SYNTHETIC, build_pipeline, decode_moments, load_samples, sample
 from .metrics import adherence, evaluate, load_features
 
 # %% ../nbs/19_quickstart.ipynb #19a00004
@@ -77,7 +77,7 @@ def judge(sets, pipes, table, size, split, n, features, seed) -> dict[str, dict]
         figures[name] = evaluate(real, images, features, n=n if floor else None, seed=seed, **floor)
         if name != 'class': figures[name]['prompts'], figures[name]['adherence'] = folder.name.split('-')[-1], adherence_of(images, manifest, table)
     vae = pipes['class'].vae
-    rebuilt = decode_latents(vae, (encode_images(vae, real, progress=False)[0] - (vae.config.shift_factor or 0.))*vae.config.scaling_factor)
+    rebuilt = decode_moments(vae, encode_images(vae, real, progress=False)[0])
     figures['reconstruction'] = evaluate(real, rebuilt, features, n=n if floor else None, seed=seed, **floor) | reconstruction(vae, real)
     return figures
 
