@@ -30,6 +30,7 @@ def main(argv=None):
     record, attrs = load_features(a.work[0]).record, tables[0].attrs
     facts = dict(command=f'python tests/claim.py {shlex.join(sys.argv[1:] if argv is None else argv)}', dataset=attrs['dataset'], images=int((tables[0].split == 'train').sum()), split=a.split, minutes=a.minutes, steps=a.steps, guidance=a.guidance, features=a.features, size=record['size'])
     if odd := [k for k in facts if k not in ('command', 'images') and earlier and earlier.get(k) != facts[k]]: sys.exit(f'{a.out} holds another claim ({", ".join(odd)} differ): give another --out, or delete it')
+    if odd := [r for r in earlier.get('rows', []) if r['n'] != min(a.n, int((tables[0].split == a.split).sum()))]: sys.exit(f'{a.out} holds figures of {odd[0]["n"]} images: give another --out, or delete it')
     rows, runs = earlier.get('rows', []), {}
     jobs = [(w, t, seed) for w, t in zip(a.work, tables) for seed in a.seeds or [t.attrs['seed']]]
     for method, how in METHODS.items():

@@ -38,6 +38,8 @@ def test_a_weaker_model_must_fit(tmp_path):
     assert len(rows) == 2 and 'run2' in (tmp_path/'s'/'sample.json').read_text()
     other = train(w, steps=2, name='eps', embed_dim=64, depth=2, progress=False, prediction_type='epsilon'); build_pipeline(other)
     with pytest.raises(ValueError, match='predicts epsilon'): sample(longer, tmp_path/'t', 2, guide=other, progress=False)
+    other = train(w, steps=2, name='cosine', embed_dim=64, depth=2, progress=False, schedule='cosine'); build_pipeline(other)
+    with pytest.raises(ValueError, match='another noise schedule'): sample(longer, tmp_path/'t', 2, guide=other, progress=False)
     longer.register_to_config(class_names=['a', 'b', 'c'])
     with pytest.raises(ValueError, match='another class names'): guide_of(longer, w/'models'/'run2')
 

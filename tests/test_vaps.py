@@ -261,6 +261,16 @@ def test_ctrl_c_and_the_same_command(tmp_path):
     assert words.file_name.tolist() == prepare('phantoms', tmp_path/'p', tmp_path/'w', n=450, size=32, progress=False).file_name.tolist()
     assert not subprocess.run(['pgrep', '-g', str(process.pid)], capture_output=True).stdout, 'a worker was left behind'
 
+def test_ctrl_c_does_not_wait_for_a_slow_server(work):
+    with Answers('one', wait=20) as server:
+        process = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', 'describe', str(work), '--mllm', f'openai:llava@{server.url}', '--steps', '1', '--yes'], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        deadline = time.time() + 60
+        while time.time() < deadline and process.poll() is None and len(server.seen) < 2: time.sleep(.05)
+        start = time.time(); process.send_signal(signal.SIGINT)
+        stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and 'same command' in stderr and 'Traceback' not in stderr, stderr
+    assert time.time() - start < 10, 'questions under way were waited for'
+
 def test_workers_and_one_process_say_the_same(tmp_path):
     write_phantoms(tmp_path/'p', 210, size=32, progress=False)
     prepare('phantoms', tmp_path/'p', tmp_path/'w', n=210, size=32, progress=False)

@@ -8,7 +8,7 @@ __all__ = ['app', 'Work', 'Seed', 'prepare', 'describe', 'encode', 'train', 'sam
            'Stopped', 'guarded', 'main']
 
 # %% ../nbs/20_cli.ipynb #20a00003
-import atexit, errno, functools, gc, os, sys, warnings
+import atexit, errno, functools, gc, os, sys, threading, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -384,7 +384,10 @@ def main():
     debug = '--debug' in sys.argv
     if debug: sys.argv.remove('--debug')
     try: sys.exit(app(standalone_mode=False) or 0)
-    except Stopped as e: print(f'\nstopped: {e}', file=sys.stderr); sys.exit(130)
+    except Stopped as e:
+        print(f'\nstopped: {e}', file=sys.stderr, flush=True)
+        if threading.active_count() > 1: os._exit(130)                                          # answers of a slow server are not waited for
+        sys.exit(130)
     except Exception as e:
         usage, full = hasattr(e, 'format_message'), 'No space left' in str(e)                   # of the arguments; a full disk, however a library calls it
         if debug or not (usage or full or {'ValueError', 'OSError', 'ImportError', 'FloatingPointError', 'MemoryError', 'OutOfMemoryError', 'ServerError'} & kinds(e)): raise

@@ -378,7 +378,9 @@ def guide_of(pipe, guide) -> UViT|None:
     other = assemble(Path(guide).parent, network(Path(guide).parent, Path(guide).name)) if (Path(guide)/'config.json').exists() else load_pipeline(guide)
     for what in ('vae_fingerprint', 'text_fingerprint', 'class_names'):
         if other.config[what] != pipe.config[what]: raise ValueError(f'--guide {guide} has another {what.replace("_", " ")} than the model: take a shorter training on the same features')
-    if other.scheduler.config.prediction_type != pipe.scheduler.config.prediction_type: raise ValueError(f'--guide {guide} predicts {other.scheduler.config.prediction_type}, the model {pipe.scheduler.config.prediction_type}: take one that was trained alike')
+    theirs, ours = other.scheduler.config, pipe.scheduler.config
+    if theirs.prediction_type != ours.prediction_type: raise ValueError(f'--guide {guide} predicts {theirs.prediction_type}, the model {ours.prediction_type}: take one that was trained alike')
+    if odd := [k for k in ('num_train_timesteps', 'beta_schedule', 'beta_start', 'beta_end', 'trained_betas') if theirs.get(k) != ours.get(k)]: raise ValueError(f'--guide {guide} was trained with another noise schedule ({odd[0]} differs): take one that was trained alike')
     return other.uvit.to(pipe.device)
 
 def claim_folder(out, settings):
