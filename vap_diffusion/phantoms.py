@@ -258,10 +258,10 @@ def dots(rng, x, y, spacing:float, radius:float)->np.ndarray: # H W in [0,1]
     return edge(np.hypot(u - j - at[0, i, j], v - i - at[1, i, j])*spacing - radius, max(.5/x.size, .35*radius))
 
 def mesh(rng, x, y, spacing:float)->np.ndarray: # H W in [0,1], 1 on the lines
-    "A net of lines around bright holes: three waves at 120 degrees."
+    "A net of lines around bright holes or, as the phases fall, dark islands between bright lines: three waves at 120 degrees."
     turn, phase, k = rng.uniform(0, np.pi), rng.uniform(0, 2*np.pi, 2), 2*np.pi/spacing
     waves = sum(np.cos(k*(np.cos(turn + t)*x + np.sin(turn + t)*y) + p) for t, p in zip((0, 2*np.pi/3, 4*np.pi/3), (*phase, 0)))
-    return np.clip((1.1 - waves)/1.8, 0, 1)                                      # waves run from -1.5 to 3
+    return np.clip((1.1 - waves)/1.8, 0, 1)                                      # waves run from -1.5 to 3, or from -3 to 1.5
 
 def streaks(lesion:Lesion, coarse, middle)->np.ndarray: # H W in [0,1]
     "Lines that run outwards from the middle of a lesion."
