@@ -88,6 +88,12 @@ def test_convert_on_the_command_line(tmp_path, monkeypatch, capsys):
         code, out, errors = run(tmp_path/args[0], '--out', tmp_path/args[1], '--heads', args[2])
         assert code == 1 and len(errors) == 1 and words in errors[0], (args, errors)
     assert not (tmp_path/'new').exists()
+    save_file(released_reference.random_state(**SMALL | dict(channels=8, words=64, word_width=128)), tmp_path/'whole.safetensors')
+    parts = ('--heads', 4, '--classes', 'nevus, melanoma, keratosis', '--autoencoder', 'course', '--text-encoder', 'course')
+    code, out, errors = run(tmp_path/'whole.safetensors', '--out', tmp_path/'pipe', *parts)
+    assert (code, errors) == (0, []) and '--label nevus' in out and (tmp_path/'pipe'/'model_index.json').exists()
+    code, out, errors = run(tmp_path/'whole.safetensors', '--out', tmp_path/'two', '--heads', 4, '--classes', 'nevus,melanoma', *parts[4:])
+    assert code == 1 and '3 classes, the list 2' in errors[0] and not (tmp_path/'two').exists()
 
 def test_converted_weights_paint(tmp_path):
     "With other parts in the place of Stable Diffusion's autoencoder and BiomedCLIP, which a network would bring."
@@ -98,5 +104,12 @@ def test_converted_weights_paint(tmp_path):
     pipe = load_pipeline(tmp_path/'pipeline')
     assert type(pipe.uvit) is ReleasedUViT and len(sample(pipe, tmp_path/'s', 3, prompt='round brown lesion', num_inference_steps=2, progress=False)) == 3
     with pytest.raises(ValueError, match='no prompt bank'): pipe('nevus')
+    states, mask = pipe.states(['round brown lesion', ''])                    # padding takes part: 64 tokens for each text, none of them 0
+    assert mask is None and states.shape == (2, 64, 128) and (states != 0).any(-1).all() and not torch.allclose(states[0], states[1])
+    x, t, index = torch.randn(2, 8, 8, 8), torch.tensor(500), torch.tensor([0, 1])
+    null = pipe.states(['', ''])[0]
+    with torch.no_grad():
+        cond, other = pipe.uvit(x, t, index, states).sample, pipe.uvit(x, t, torch.tensor([3, 3]), null).sample
+        for pipe.one_pass in (False, True): torch.testing.assert_close(pipe.answer(x, t, index, states, None, 3., null=null), other + 3*(cond - other), atol=1e-4, rtol=1e-4)
     save_file(released_reference.random_state(**SMALL | dict(channels=8)), tmp_path/'narrow.safetensors')
     with pytest.raises(ValueError, match='course has 128 numbers a word, .* trained on 20'): released_pipeline(convert_released(tmp_path/'narrow.safetensors', tmp_path/'narrow', 4), names, 'course', 'course')

@@ -251,12 +251,23 @@ def convert(
     file:Annotated[Path, Argument(help="the authors' weights: a safetensors file, or a torch file that holds tensors alone", metavar='FILE')],
     out:Annotated[Path, Option(help='a new folder')],
     heads:Annotated[int, Option(help='attention heads; no shape in the file tells them', min=1)]=8,
+    classes:Annotated[Optional[str], Option(help='names of the classes in the order of training, with commas: makes a pipeline that sample takes')]=None,
+    autoencoder:Annotated[str, Option(help='of the pipeline: a folder or a hub name')]='stabilityai/sd-vae-ft-ema',
+    text_encoder:Annotated[str, Option(help='of the pipeline: biomedclip, a folder or a hub name')]='biomedclip',
+    modality:Annotated[str, Option(help='of the pipeline: dermoscopy, chest_xray or colonoscopy')]='dermoscopy',
 ):
-    "Weights in the layout of the authors' released code -> a model folder in diffusers' layout."
+    "Weights in the layout of the authors' released code -> a model folder in diffusers' layout, or a whole pipeline."
     from vap_diffusion.prototype import ReleasedUViT, convert_released
+    if classes:
+        from tempfile import TemporaryDirectory
+        from vap_diffusion.pipeline import released_pipeline
+        if out.exists() and (not out.is_dir() or any(out.iterdir())): raise FileExistsError(f'{out} is in use: give a new or empty folder')
+        with TemporaryDirectory() as folder:
+            released_pipeline(convert_released(file, Path(folder)/out.name, heads), [c.strip() for c in classes.split(',')], autoencoder, text_encoder, modality=modality).save_pretrained(out)
+        return typer.echo(f'next: vap-diffusion sample {out} --out samples --label {classes.split(",")[0].strip()} --prompt "..."')
     config = ReleasedUViT.load_config(convert_released(file, out, heads))
     typer.echo(f"{out}: latents of {config['in_channels']} x {config['sample_size']} x {config['sample_size']}, {config['num_classes']} classes and the empty one, {config['depth'] + 1} blocks of width {config['embed_dim']}")
-    typer.echo(f'next, in Python: vap_diffusion.prototype.ReleasedUViT.from_pretrained({str(out)!r})')
+    typer.echo(f'next, in Python: vap_diffusion.pipeline.released_pipeline({str(out)!r}, class_names); or this command with --classes: a pipeline for vap-diffusion sample')
 
 # %% ../nbs/20_cli.ipynb #20a00056
 @app.command()

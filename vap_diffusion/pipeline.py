@@ -76,11 +76,12 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         vae_fingerprint:str='',         # of the parts that the generator was trained with
         text_fingerprint:str='',
         name:str='',                    # recorded in each image
+        pad_text:bool=False,            # padding takes part, as in the authors' code; the empty class has the empty text
     ):
         super().__init__()
         self.register_modules(vae=vae, uvit=uvit, text_encoder=text_encoder, scheduler=scheduler)
         self.register_to_config(class_names=list(class_names), uses_text=uses_text, modality=modality,
-                                vae_fingerprint=vae_fingerprint, text_fingerprint=text_fingerprint, name=name)
+                                vae_fingerprint=vae_fingerprint, text_fingerprint=text_fingerprint, name=name, pad_text=pad_text)
         self.prompt_bank = self.card = None   # card: the text of README.md
         for what, part, found, wanted in (('autoencoder', 'vae', fingerprint(vae), vae_fingerprint), ('text encoder', 'text_encoder', text_encoder.fingerprint, text_fingerprint)):
             if wanted and found != wanted: raise ValueError(f'the {what} is not the one that the generator was trained with ({found}, not {wanted}): take the folder {part} from the same training run')
@@ -109,15 +110,21 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         if len(prompts) != len(labels): raise ValueError(f'{len(prompts)} prompts for {len(labels)} class labels: give one for all, or one each')
         return prompts
 
-    def answer(self, x, t, index, text, mask, w:float, guide=None) -> Tensor: # B C h w
-        "Noise or velocity, as the scheduler expects, guided by w."
+    def states(self, prompts) -> tuple[Tensor, Tensor|None]: # B L D, B L; no mask where padding takes part
+        "Token states of prompts, as the generator was trained to see them."
+        pad_to = self.uvit.config.max_text_tokens if self.config.pad_text else None
+        text, mask = self.text_encoder.encode(prompts, pad_to)
+        return text.to(self.uvit.dtype), None if pad_to else mask                                # half precision is welcome; the solver stays in float32
+
+    def answer(self, x, t, index, text, mask, w:float, guide=None, null=None) -> Tensor: # B C h w
+        "Noise or velocity, as the scheduler expects, guided by w. `null`: the states of the empty text, where it has some."
         if w == 1: return self.uvit(x, t, index, text, mask).sample
         empty, one_pass = torch.full_like(index, self.uvit.config.num_classes), x.device.type != 'cpu' if self.one_pass is None else self.one_pass
         if guide is not None: cond, other = self.uvit(x, t, index, text, mask).sample, guide(x, t, index, text, mask).sample
         elif one_pass:
-            words = () if text is None else (torch.cat([text, text]), torch.cat([mask, torch.zeros_like(mask)]))
+            words = () if text is None else (torch.cat([text, null]), None) if null is not None else (torch.cat([text, text]), torch.cat([mask, torch.zeros_like(mask)]))
             cond, other = self.uvit(torch.cat([x, x]), t, torch.cat([index, empty]), *words).sample.chunk(2)
-        else: cond, other = self.uvit(x, t, index, text, mask).sample, self.uvit(x, t, empty).sample
+        else: cond, other = self.uvit(x, t, index, text, mask).sample, self.uvit(x, t, empty, null).sample
         return other + w*(cond - other)
 
     @torch.no_grad()
@@ -142,14 +149,14 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         prompts = self.check_prompts(names, prompt, generator)
         c = self.uvit.config
         x = latents if latents is not None else randn_tensor((len(names), c.in_channels, c.sample_size, c.sample_size), generator, self.device, torch.float32)
-        text, mask = self.text_encoder.encode(prompts) if self.config.uses_text else (None, None) # B L D, B L
-        text = text if text is None else text.to(self.uvit.dtype)                                # half precision is welcome; the solver stays in float32
+        text, mask = self.states(prompts) if self.config.uses_text else (None, None)              # B L D, B L
+        null = self.states(['']*len(names))[0] if self.config.pad_text else None                 # B L D
         low, high = (share*self.scheduler.config.num_train_timesteps for share in guidance_interval)
         self.scheduler.set_timesteps(num_inference_steps, device=self.device)
         x = x*self.scheduler.init_noise_sigma
         for t in self.progress_bar(self.scheduler.timesteps):
             model_input = self.scheduler.scale_model_input(x, t).to(self.uvit.dtype)
-            answer = self.answer(model_input, t, index, text, mask, guidance_scale if low <= t <= high else 1, guide)
+            answer = self.answer(model_input, t, index, text, mask, guidance_scale if low <= t <= high else 1, guide, null)
             x = self.scheduler.step(answer.float(), t, x).prev_sample
         images = x if output_type == 'latent' else decode_standard(self.vae, x)                   # N H W 3 uint8
         if output_type == 'pil': images = [Image.fromarray(i) for i in images]
@@ -251,13 +258,13 @@ def released_pipeline(
     schedule:str='sd',         # that of the authors' evaluation; their training helper has 'vp'
     modality:str='dermoscopy',
 ) -> VAPDiffusionPipeline:     # it has no bank: give prompts
-    "The authors' converted weights with the other parts of their model. Raises `ValueError` when these do not fit."
+    "The authors' converted weights with the other parts of their model; texts are padded as theirs. Raises `ValueError` when these do not fit."
     vae, encoder, uvit = load_autoencoder(autoencoder), load_text_encoder(text_encoder), ReleasedUViT.from_pretrained(model).eval()
-    for what, part, wanted in ('latent channels', vae.config.latent_channels, uvit.config.in_channels), ('numbers a word', encoder.width, uvit.config.text_dim):
+    for what, part, wanted in (('latent channels', vae.config.latent_channels, uvit.config.in_channels), ('numbers a word', encoder.width, uvit.config.text_dim), ('words of context', encoder.context_length, uvit.config.max_text_tokens)):
         if part != wanted: raise ValueError(f'{autoencoder if what[0] == "l" else text_encoder} has {part} {what}, the weights in {model} were trained on {wanted}: give the parts that they were trained with')
     vae.register_to_config(latents_mean=[vae.config.shift_factor or 0.]*uvit.config.in_channels, latents_std=[1/vae.config.scaling_factor]*uvit.config.in_channels)
     scheduler = DPMSolverMultistepScheduler(**SCHEDULES[schedule], algorithm_type='dpmsolver++', solver_order=2, use_lu_lambdas=True, prediction_type='epsilon')
-    return VAPDiffusionPipeline(vae, uvit, encoder, scheduler, class_names, True, modality, fingerprint(vae), encoder.fingerprint, Path(model).name)
+    return VAPDiffusionPipeline(vae, uvit, encoder, scheduler, class_names, True, modality, fingerprint(vae), encoder.fingerprint, Path(model).name, pad_text=True)
 
 # %% ../nbs/12_pipeline.ipynb #12a00008
 def write_image(path, image, label, prompt, seed, model):

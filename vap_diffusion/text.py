@@ -227,19 +227,20 @@ class TextEncoder(ModelMixin, ConfigMixin):
     def encode(
         self,
         texts:list[str], # B texts; a blank one has no tokens (the null text)
-    )->tuple[Tensor, Tensor]: # states B L D float32, mask B L bool; L = tokens of the longest text
+        pad_to:int|None=None, # that many tokens for each text, and padding takes part with the states that the tower gives it, as in the authors' code
+    )->tuple[Tensor, Tensor]: # states B L D float32, mask B L bool; L = tokens of the longest text, or `pad_to`
         "Token states of texts, padded (with zeros) only to the longest of them; a text longer than the context is cut with a warning."
         if isinstance(texts, str): texts = [texts]
         if not len(texts): raise ValueError('no texts to encode: give at least one prompt')
-        ids = [self.tokenizer(t, verbose=False).input_ids if t.strip() else [] for t in self._fit_all(texts)]
-        options, L = self.config.tokens or {}, max(map(len, ids))
+        ids = [self.tokenizer(t, verbose=False).input_ids if t.strip() or pad_to else [] for t in self._fit_all(texts)]
+        options, L = self.config.tokens or {}, pad_to or max(map(len, ids))
         if options.get('strip_sep_token'): ids = [[0 if i == self.tokenizer.sep_token_id else i for i in row] for row in ids]
         mask = torch.tensor([[j < len(row) for j in range(L)] for row in ids], dtype=torch.bool, device=self.device).view(len(ids), L)  # B L
         if not L: return torch.zeros(len(ids), 0, self.width, device=self.device), mask
-        width = self.context_length if self.config.tower.get('no_causal_mask') else L           # such a tower was trained to see padding, and needs it
+        width = max(L, self.context_length) if self.config.tower.get('no_causal_mask') else L           # such a tower was trained to see padding, and needs it
         rows = torch.tensor([row + [options.get('pad_id', self.tokenizer.pad_token_id)]*(width - len(row)) for row in ids], device=self.device)  # B width
         with torch.no_grad(): states = self(rows, mask)[:, :L]                                 # B L D
-        return states.float().masked_fill(~mask[..., None], 0.), mask
+        return (states.float(), torch.ones_like(mask)) if pad_to else (states.float().masked_fill(~mask[..., None], 0.), mask)
 
     def save_pretrained(self, save_directory, **kwargs):
         "Write `config.json`, the weights as safetensors, and the tokenizer's files."
