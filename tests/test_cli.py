@@ -190,6 +190,7 @@ def test_unknown_names(work, tmp_path):
     message = fails('sample', model, '--out', tmp_path/'s', '--label', 'nevu')
     assert 'nevu' in message and 'nevus' in message
     assert 'cpu' in fails('train', work, '--preset', 'tpu', '--name', 'x', '--steps', 1)
+    assert 'leave out one' in fails('train', work, '--no-text', '--prototypes', '--name', 'x', '--steps', 1)
     assert 'choose one' in fails('train', work, '--watch', 2, '--no-watch', '--name', 'x', '--steps', 1)
     assert 'isic2018' in fails('prepare', '--dataset', 'isic1999', '--root', tmp_path, '--out', tmp_path/'w')
     assert 'nowhere' in fails('sample', tmp_path/'nowhere', '--out', tmp_path/'s')

@@ -239,3 +239,12 @@ def test_an_adaptation_that_was_stopped_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(training, 'finetune_decoder', go_on)
     training.encode(w, adapt_minutes=.05)
     assert sorted(p.name for p in (w/'autoencoder').iterdir()) == ['adapted.json', 'config.json', 'diffusion_pytorch_model.safetensors']
+
+def test_a_preset_for_larger_images_says_so(work):
+    from vap_diffusion.training import train
+    with pytest.warns(UserWarning, match='of 32 px.*meant for 256.*--size 256'): run = train(work, steps=1, preset='paper', name='larger', batch_size=2, **SMALL, num_heads=4)
+    assert json.loads((run/'train.json').read_text())['settings']['preset']['size'] == 32
+
+def test_half_precision_is_refused(work):
+    from vap_diffusion.training import train
+    with pytest.raises(ValueError, match="mixed_precision 'fp16' is not known: choose one of no, bf16"): train(work, steps=1, name='half', **SMALL | dict(mixed_precision='fp16'))

@@ -126,7 +126,7 @@ def encode(
 def train(
     out:Work,
     text:Annotated[bool, Option(help='with descriptions, or the class alone')]=True,
-    prototypes:Annotated[bool, Option(help='with the Prototype Condition Mechanism')]=True,
+    prototypes:Annotated[Optional[bool], Option(help='with the Prototype Condition Mechanism; on words only')]=None,
     preset:Annotated[Optional[str], Option(help='cpu, gpu or paper; by the device when not given')]=None,
     minutes:Annotated[Optional[float], Option(help='the budget; 10 on a CPU when nothing is given', min=0.01)]=None,
     steps:Annotated[Optional[int], Option(help='the budget in steps instead', min=1)]=None,
@@ -141,6 +141,7 @@ def train(
     accumulate:Annotated[int, Option(help='pieces in which a batch is worked off', min=1)]=1,
     compile:Annotated[bool, Option('--compile', help='torch.compile; worth it in long trainings on a GPU')]=False,
     watch:Annotated[Optional[int], Option(help='steps between looks: pictures, and FID on the validation split; four looks in a run when not given', min=1)]=None,
+    watch_n:Annotated[Optional[int], Option(help='images painted at a look; 1000 on a GPU, 300 on a CPU when not given, at most the validation split', min=4)]=None,
     no_watch:Annotated[bool, Option('--no-watch', help='do not look')]=False,
     features:Annotated[str, Option(help='what judges at a look: phantoms, inception:FILE, timm:NAME or a folder')]='phantoms',
     seed:Seed=0,
@@ -153,8 +154,9 @@ def train(
     if minutes is None and steps is None: minutes = training.load_preset(preset)['minutes']
     changes = {k: v for k, v in dict(prediction_type=prediction, batch_size=batch_size).items() if v is not None}
     if watch and no_watch: raise ValueError('--watch and --no-watch: choose one')
-    if not no_watch and (watch or (load_table(out).split == 'val').sum() > 3): changes |= dict(watch=metrics.Watch(out, features=features), watch_every=watch)
-    run = training.train(out, text, prototypes, minutes, steps, preset, name, seed, alpha, pcm=pcm, accumulate=accumulate, compile=compile, schedule=schedule, weighting=weighting, timesteps=timesteps, **changes)
+    if prototypes and not text: raise ValueError('--no-text --prototypes: the prototypes mend descriptions, a class-only model has none; leave out one of the two')
+    if not no_watch and (watch or (load_table(out).split == 'val').sum() > 3): changes |= dict(watch=metrics.Watch(out, watch_n, features), watch_every=watch)
+    run = training.train(out, text, prototypes is not False, minutes, steps, preset, name, seed, alpha, pcm=pcm, accumulate=accumulate, compile=compile, schedule=schedule, weighting=weighting, timesteps=timesteps, **changes)
     if PartialState().is_main_process:
         build_pipeline(run)
         if (run/'report.html').exists(): typer.echo(f'{run/"report.html"} shows the training') # not of a run by an earlier version

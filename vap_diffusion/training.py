@@ -482,7 +482,7 @@ def train(
     seed:int=0,                # of weights, batches and noise
     alpha:float=0.1,           # weight of the prototypes' loss (Eq. 3)
     drop:float=0.1,            # probability of guidance dropout
-    save_every:float=60,       # seconds between checkpoints
+    save_every:float|None=None, # seconds between checkpoints; None: 60, or as many as keep their writing below a fiftieth of the time
     progress:bool=True,
     row:int=0,                 # of its progress bar, where several runs share a screen
     pcm:str='paper',           # the mechanism as in the paper, or as in the authors' 'released' code (chapter 10)
@@ -507,8 +507,10 @@ def train(
     folder, record = Path(out)/'models'/(name or ('vap' if prototypes else 'text' if text else 'class')), features.record
     wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop, preset=settings, pcm=None if pcm == 'paper' else pcm, classes=record['classes'],
                   text_fingerprint=record['text_fingerprint'], vae_fingerprint=record['vae_fingerprint'], features={k: record.get(k) for k in ('size', 'flips', 'table', 'descriptions')})
+    if preset and settings['size'] != record['size']: warnings.warn(f"the features in {out} are of {record['size']} px, the preset {preset!r} is meant for {settings['size']}: `vap-diffusion encode {out} --size {settings['size']}` makes larger ones")
+    settings['size'] = record['size']
     choose(PCM, 'pcm', pcm); schedule = choose(SCHEDULES, 'schedule', settings['schedule'])
-    choose(('none', 'min_snr'), 'weighting', settings['weighting']); choose(TIMESTEPS, 'timesteps', settings['timesteps']); choose(('epsilon', 'v_prediction'), 'prediction_type', settings['prediction_type'])
+    choose(('no', 'bf16'), 'mixed_precision', settings['mixed_precision']); choose(('none', 'min_snr'), 'weighting', settings['weighting']); choose(TIMESTEPS, 'timesteps', settings['timesteps']); choose(('epsilon', 'v_prediction'), 'prediction_type', settings['prediction_type'])
     AcceleratorState._reset_state()                                                             # an earlier run in this process may have had another precision
     accelerator = Accelerator(mixed_precision=settings['mixed_precision'], kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     rank, world, main, size = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process, settings['batch_size']
@@ -521,7 +523,7 @@ def train(
     ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75, foreach=True)
     scheduler = DDPMScheduler(**schedule, prediction_type=settings['prediction_type'])
     state = load_checkpoint(folder/'checkpoints', model, ema, optimizer) or dict(step=0, seconds=0., cpu_seconds=0., mean_loss=1.)
-    step, mean_loss, began, cpu, saved, waited, logged = state['step'], state['mean_loss'], time.time() - state['seconds'], time.process_time() - state['cpu_seconds'], time.time(), 0., time.time()
+    step, mean_loss, began, cpu, saved, took, waited, logged, counted = state['step'], state['mean_loss'], time.time() - state['seconds'], time.process_time() - state['cpu_seconds'], time.time(), 0., 0., time.time(), state['step']
     if compile: model.compile_repeated_blocks(dynamic=True)
     network = accelerator.prepare(model)                                                        # the same parameters; several processes average their gradients
     data = batches(features, size, seed, step, text=text, drop=drop, part=slice(rank, None, world), timesteps=settings['timesteps'])
@@ -569,14 +571,14 @@ def train(
                 done, seconds = share(), time.time() - began
                 if main and (step % 20 == 0 or done == 1 or step == 1):
                     log.add(step=step, seconds=round(seconds, 1), loss=round(loss - alpha*recon, 5), **({} if output.recon_loss is None else dict(recon_loss=round(recon, 5))), grad_norm=round(norm.item(), 4),
-                            lr=optimizer.param_groups[0]['lr'], images_per_second=round(step*size/seconds, 1), memory_gb=round(memory_gb(), 2), data_share=round(waited/max(time.time() - logged, 1e-9), 4))
-                    waited, logged = 0., time.time()
+                            lr=optimizer.param_groups[0]['lr'], images_per_second=round((step - counted)*size/(passed := max(time.time() - logged, 1e-9)), 1), memory_gb=round(memory_gb(), 2), data_share=round(waited/passed, 4))
+                    waited, logged, counted = 0., time.time(), step
                     bar.set_postfix(step=step, loss=f'{loss:.3f}')
                 bar.update(round(step if steps else min(seconds, total)) - bar.n)
                 if main and before < 0.25 <= done:
                     ema.store(model.parameters()); ema.copy_to(model.parameters()); model.save_pretrained(folder/'early'); ema.restore(model.parameters())
                 if came: keep(); raise KeyboardInterrupt(f'at step {step}; nothing is lost, the same command goes on')
-                if time.time() - saved > save_every: keep(); saved = time.time()
+                if time.time() - saved > (max(60, 50*took) if save_every is None else save_every): took = -time.time(); keep(); saved = time.time(); took += saved
                 if watching and (done == 1 or (step % watch_every == 0 if watch_every else int(4*done) > int(4*before))): watching = look()
         except FloatingPointError as e:
             if main: write_report(folder, dict(settings=wanted, finished=False, steps=step), str(e))
