@@ -56,7 +56,7 @@ def sampling(study, n=32, runs=3):
     def paint(r):
         pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_lu_lambdas='SNR' in r['spacing'])
         pipe(['nevus', 'melanoma', 'keratosis', 'nevus']*(n//4), ['Oval brown lesion, a fifth of the image, soft border, smooth texture, centre; pink skin, normal light.']*n,
-                                         r['steps'], 2., tuple(r['interval']), generator=[torch.Generator().manual_seed(i) for i in range(n)], output_type='np')
+                                         r['steps'], 2., guidance_interval=tuple(r['interval']), generator=[torch.Generator().manual_seed(i) for i in range(n)], output_type='uint8')
     for model in ('five minutes', 'course'):                                                    # the last one is timed
         rows = [r for r in study['rows'] if r['model'] == model]
         reference = max(rows, key=lambda r: r['evaluations'])
@@ -74,7 +74,7 @@ def compiled(n=32, runs=3):
         pipe = load_pipeline('course')
         if compiled:
             for block in (*pipe.uvit.in_blocks, pipe.uvit.mid_block, *pipe.uvit.out_blocks): block.compile(dynamic=True)
-        return lambda: pipe(['nevus']*n, generator=[torch.Generator().manual_seed(i) for i in range(n)], output_type='np')
+        return lambda: pipe(['nevus']*n, generator=[torch.Generator().manual_seed(i) for i in range(n)], output_type='uint8')
     first, ours = painter(True), painter(False)
     start = time.perf_counter(); first(); seconds = time.perf_counter() - start
     took = alternate(runs, eager=ours, compiled=first)
@@ -119,10 +119,11 @@ def main():
     except Exception as e: print(f'torch.compile does not work here ({type(e).__name__}): a C++ compiler and the headers of Python are needed')
     with tempfile.TemporaryDirectory() as root: row('share of a training step that waits for data', data_share(root), .02, False)
     memory = json.loads((ROOT/'results'/'metrics_memory.json').read_text())
-    row('memory of precision and recall, 20k x 20k x 2048: ours / dense (results/metrics_memory.json)', memory['share']['dense']['working'], .1, False)
+    row('working memory of precision and recall beside the features, 20k x 20k x 2048: ours / dense (results/metrics_memory.json)', memory['share']['dense']['working'], .1, False)
+    row('the same with the features: ours / dense in float64, as exact', memory['share']['dense64']['with_features'], .1, False)
     runs = [json.loads(p.read_text()) for p in sorted((ROOT/'results').glob('quickstart-seed*.json'))]
     row('FID ratio of `quickstart`, mean over seeds (results/quickstart-seed*.json; 0.72 at commit 3167c40)', statistics.mean(r['class+text']['fid']/r['class']['fid'] for r in runs), .72, False)
-    row('its minutes, the whole command (7.0 at commit 3167c40, which painted and judged half as many images)', statistics.mean(r['seconds'] for r in runs)/60, 10, False)
+    row('its minutes, the whole command (7.0 at commit 3167c40, which painted and judged half as many images)', statistics.mean(r['seconds'] for r in runs)/60, 7, False)
     first = first_picture()
     row('seconds of `sample course --n 1`, cold', first['whole'], 6, False)
     row('of these beside importing torch and diffusers', first['whole'] - first['imports'], 2, False)

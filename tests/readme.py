@@ -24,7 +24,7 @@ def quickstart():
     for r in runs:
         a, b, c = r['class'], r['class+text'], r['reconstruction']
         head.append(f"| {r['seed']} | {a['fid']:.1f} | **{b['fid']:.1f}** | {b['fid']/a['fid']:.2f} | {c['fid']:.1f}, {b['fid_floor']:.1f} | {a['recall']:.2f} | **{b['recall']:.2f}** | {c['recall']:.2f}, {b['recall_floor']:.2f} | {b['adherence']['mean']:.2f} ({b['adherence']['chance']:.2f}) | {r['seconds']/60:.1f} min |")
-    return head + ['', f"N = {runs[0]['class']['n']} images of each kind, features `{runs[0]['class']['features']}`, {runs[0]['device']}."]
+    return head + ['', f"N = {runs[0]['class']['n']} images of each kind, features `{runs[0]['class']['features']}`, {runs[0]['device']}, guided throughout. Here \"class + text\" is the whole model, prototypes included: \"class + text + prototypes\" in the next table, \"VAP-Diffusion\" in its picture."]
 
 def chapters():
     "What each notebook says of itself, and the seconds it took."
@@ -40,7 +40,7 @@ def isic2018():
     if not (ROOT/'results'/'isic2018-64-cpu.json').exists(): return ['Not measured in this version yet; CONTRIBUTING.md has the command.']
     r = load('isic2018-64-cpu.json')
     out = []
-    for split, title in (('test', 'official test set'), ('val', 'validation split by lesion')):
+    for split, title in (('test', 'official test set'), ('val', 'validation split by lesion'), ('train', 'training split (floor: the official test set)')):
         if split in r: out += [f'Against the {title}:', '', *rows(r[split]), '']
     return out + [f"Features `{r['test']['class']['features']}`, guidance {r['test']['class']['guidance_scale']}, seed {r['seed']}, {r['device']}, {r['images']['train']} training images."]
 
@@ -56,7 +56,7 @@ def words():
     seen = ', '.join(f"{m} {sum(i['verdict'] == 'right' for i in eye['images'] if i['modality'] == m)} of {sum(i['modality'] == m for i in eye['images'])}" for m in w['describer'])
     off = max(abs(p['recovered'] - p['planted']) for p in w['planted'])
     near = max(abs(r['agreement'] - r['chance']) for of in w['shuffled'].values() for r in of.values())
-    return out + ['', f"Planted errors (0 to 40 % of each kind, {len(w['planted'])} cells, three seeds) come back within {100*off:.1f} points, in wordings that the reader was developed with; a shuffled bank scores within {100*near:.1f} points of chance. Describer `{w['describer_name']}`, {w['describer_images']} phantoms a modality, `{w['command']}`. **Real images** without one wrong attribute, read by eye by an AI model and by no physician (`{eye['describer']}`): {seen}."]
+    return out + ['', f"Errors planted on purpose (0 to 40 % of each kind, {len(w['planted'])} settings, three seeds) are counted to within {100*off:.1f} points, in wordings that the reader was developed with; shuffled descriptions score within {100*near:.1f} points of chance. Describer `{w['describer_name']}`, {w['describer_images']} phantoms a modality, `{w['command']}`. **Real images** without one wrong attribute, read by eye by an AI model and by no physician (`{eye['describer']}`): {seen}."]
 
 def cost():
     "What wrong words do to a generator: one row for each training of the same length."
@@ -64,7 +64,7 @@ def cost():
     for a in c['arms']:
         b = a['bank']
         out.append(f"| {a['arm']} | {number(b, 'fid', 1)} | {number(b, 'recall', 2)} | {format(a['own']['adherence']['mean'], '.2f') if 'adherence' in a['own'] else ''} |")
-    return out + ['', f"Dermoscopy phantoms, {c['steps']} steps of batch {c['batch']} each, N = {c['n']}, seed {c['arms'][0]['seed']}, prompts drawn from the bank; `{c['command']}`, commit {c['commit']} (measuring describer `measure-1`)."]
+    return out + ['', f"Dermoscopy phantoms, {c['steps']} steps of batch {c['batch']} each, N = {c['n']}, seed {c['arms'][0]['seed']}, prompts drawn from the bank; `{c['command']}`, commit {c['commit']} (measuring describer `{c.get('describer_name', 'measure-1')}`)."]
 
 def claim(dataset='phantoms'):
     "The three methods of the paper, means over seeds, with each kind of prompt."
@@ -110,7 +110,7 @@ def picture(path, per_class=6, seed=20):
     for label in pipe.class_names:
         phantoms = [make_phantom(label, 10**9 + seed + i) for i in range(per_class)]
         prompts = [describe_attributes(p.modality, p.attributes) for p in phantoms]
-        painted = pipe([label]*per_class, prompts, generator=[torch.Generator().manual_seed(i) for i in range(per_class)], output_type='np').images
+        painted = pipe([label]*per_class, prompts, generator=[torch.Generator().manual_seed(i) for i in range(per_class)], output_type='uint8').images
         shown[label] = {'real': [p.image for p in phantoms], 'class+text': painted, 'prompts': prompts}
     draw_samples(shown, path, titles=dict(real='phantoms'))
 

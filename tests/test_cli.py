@@ -3,6 +3,7 @@ import io, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 from PIL import Image
+from vap_diffusion.datasets import load_table
 
 ENV = {**os.environ, 'COLUMNS': '200', 'OMP_NUM_THREADS': '2'}
 
@@ -103,6 +104,9 @@ def test_sample_evaluate_and_same_seed_same_bytes(work, tmp_path):
     done = vap('evaluate', tmp_path/'c', '--real', work)
     found = json.loads((tmp_path/'c'/'evaluation-test.json').read_text())
     assert found['n'] == 12 and found['fid'] > 0 and 'mostly bias' in done.stderr, 'fewer images than features: judged, with a warning'
+    vap('evaluate', tmp_path/'c', '--real', work, '--split', 'train', '--all')
+    found, images = json.loads((tmp_path/'c'/'evaluation-train.json').read_text()), load_table(work).split.value_counts()
+    assert (found['n'], found['n_real'], found['n_floor']) == (24, images['train'], images['test']) and found['fid_floor'] > 0
 
 def test_sample_goes_on_where_it_stopped(work, tmp_path):
     model = work/'models'/'vap'/'pipeline'
@@ -294,7 +298,7 @@ def test_full_disk(work, tmp_path):
     if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=48k', 'tmpfs', str(small)], capture_output=True).returncode: pytest.skip('no right to mount a tmpfs')
     try:
         message = fails('sample', 'course', '--out', small/'s', '--n', 40, '--steps', 2)
-        assert 'disk is full' in message
+        assert 'disk is full' in message and str(small) in message
         subprocess.run(['mount', '-o', 'remount,size=4m', str(small)], check=True)
         vap('sample', 'course', '--out', small/'s', '--n', 40, '--steps', 2)
         for p in (small/'s'/'images').glob('*.png'): Image.open(p).load()

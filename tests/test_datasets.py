@@ -423,14 +423,16 @@ def test_the_whole_way_on_real_images(name, tmp_path):
     table = pd.read_parquet(w/'table.parquet')
     assert set(table.split) == set(SPLITS) and cut(table) == 0 and set(table.modality) == {DATASETS[name].modality}
     walk(w)
-    if name == 'isic2018': # the stages that read no modality: once
-        verb('train', w, '--no-text', '--steps', 3)
-        model, s = w/'models'/'class'/'pipeline', tmp_path/'samples'
-        verb('sample', model, '--out', s, '--like', w, '--n', 12, '--steps', 2)
-        assert len(list((s/'images').glob('*.png'))) == 12 and set(pd.read_csv(s/'manifest.csv').label) <= set(table.label)
-        with pytest.warns(UserWarning, match='not shown fit for isic2018'): verb('evaluate', s, '--real', w)
-        found = json.loads((s/'evaluation-test.json').read_text())
-        assert found['n'] == 12 and found['fid'] > found['fid_floor'] > 0, 'three steps paint noise'
+    if name == 'isic2018': # the main job, short: two models under one protocol, judged on every split
+        q = tmp_path/'q'
+        with pytest.warns(UserWarning, match='not shown fit for isic2018'): verb('quickstart', '--dataset', name, '--root', root, '--out', q, '--minutes', .1, '--n', 12, '--splits', 'test,val,train', '--prompts', 'bank,own')
+        found = json.loads((q/'results.json').read_text())
+        for split in SPLITS:
+            for method in ('class', 'class+text', 'class+text (own)'):
+                figures = found[split][method]
+                assert 4 <= figures['n'] <= 12 and figures['fid'] > figures['fid_floor'] > 0, 'seconds of training paint noise, and no floor is that of copies'
+        assert len({found[s]['class']['steps'] for s in SPLITS}) == 1 and (q/'report.html').exists() and (q/'generated.png').exists()
+        with pytest.warns(UserWarning, match='not shown fit for isic2018'): verb('evaluate', q/'samples'/'test-class', '--real', q)
     words = [json.loads(l) for l in (w/'descriptions.jsonl').read_text().splitlines()]
     assert {x['file_name'] for x in words} == set(table.file_name) and len({x['t_mix'] for x in words}) > len(words)//4, 'real images get varied descriptions'
 

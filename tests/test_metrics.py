@@ -198,3 +198,17 @@ def test_recorded_command(tmp_path):
     weights = (tmp_path/'net'/'diffusion_pytorch_model.safetensors').read_bytes()
     assert subprocess.run(line, capture_output=True).returncode == 0
     assert weights == (tmp_path/'net'/'diffusion_pytorch_model.safetensors').read_bytes()
+
+@pytest.mark.filterwarnings('ignore:n = .* is not above')
+def test_all_images_of_each_set():
+    "As published tables have it: more painted images than real ones; the floor says how many it has."
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from vap_diffusion.metrics import Given, evaluate, extract, load_features
+    net, real, fake, other = load_features('phantoms'), noise(0, 40), noise(1, 90), noise(2, 25)
+    found = evaluate(real, fake, net, floor_real=other, unequal=True)
+    assert (found['n'], found['n_real'], found['n_floor']) == (90, 40, 25)
+    fid = FrechetInceptionDistance(Given(net.num_features)).set_dtype(torch.float64)
+    fid.update(extract(net, real).double(), real=True); fid.update(extract(net, fake).double(), real=False)
+    assert found['fid'] == pytest.approx(float(fid.compute()), rel=1e-4)
+    for wrong in (dict(), dict(floor_real=other, n=20)):
+        with pytest.raises(ValueError, match='unequal takes all'): evaluate(real, fake, net, unequal=True, **wrong)

@@ -45,7 +45,7 @@ def test_a_weaker_model_must_fit(tmp_path):
 
 def test_half_precision_paints():
     half, full = (load_pipeline('course').to(dtype) for dtype in (torch.float16, torch.float32))
-    paint = lambda p: p('nevus', 'round pink lesion', 4, generator=torch.Generator().manual_seed(0), output_type='np').images.astype(float)
+    paint = lambda p: p('nevus', 'round pink lesion', 4, generator=torch.Generator().manual_seed(0), output_type='uint8').images.astype(float)
     assert np.abs(paint(half) - paint(full)).mean() < 3
 
 def test_a_shift_of_the_autoencoder_is_no_shift_of_the_picture(pipe):

@@ -242,8 +242,8 @@ def test_an_adaptation_that_was_stopped_goes_on(tmp_path, monkeypatch):
 
 def test_a_preset_for_larger_images_says_so(work):
     from vap_diffusion.training import train
-    with pytest.warns(UserWarning, match='of 32 px.*meant for 256.*--size 256'): run = train(work, steps=1, preset='paper', name='larger', batch_size=2, **SMALL, num_heads=4)
-    assert json.loads((run/'train.json').read_text())['settings']['preset']['size'] == 32
+    with pytest.warns(UserWarning, match='of 64 px.*meant for 256.*--size 256'): run = train(work, steps=1, preset='paper', name='larger', batch_size=2, **SMALL, num_heads=4)
+    assert json.loads((run/'train.json').read_text())['settings']['preset']['size'] == 64
 
 def test_half_precision_is_refused(work):
     from vap_diffusion.training import train

@@ -431,9 +431,9 @@ def training_images(table:str|None, n:int, size:int, seed:int) -> tuple[np.ndarr
     train, test = (load_images(rows[rows.split == s], rows.attrs['root'], size) for s in ('train', held))
     return train, test, f"{len(train)} training images of {rows.attrs['dataset']}, {size} px; judged on the {len(test)} of split {held}"
 
-def write_card(out:Path, facts:dict, record:dict):
+def write_card(out:Path, facts:dict, record:dict, title:str):
     "README.md beside the weights says what made them; training.json has the curves."
-    (out/'README.md').write_text('\n'.join(['# Course autoencoder', '', 'A diffusers `AutoencoderKL` in half precision, made by chapter 04, `vap_diffusion.autoencoder`.',
+    (out/'README.md').write_text('\n'.join([f'# {title}', '', 'A diffusers `AutoencoderKL` in half precision, made by chapter 04, `vap_diffusion.autoencoder`.',
         '`decoder_before.safetensors` is its decoder before the adversarial stage; chapter 04 shows the difference.', '', *(f'- {k}: {v}' for k, v in facts.items()), '']))
     (out/'training.json').write_text(json.dumps(record) + '\n')
 
@@ -464,7 +464,7 @@ def main(argv=None):
     facts = dict(command=f"`python -m vap_diffusion.autoencoder {shlex.join(sys.argv[1:] if argv is None else map(str, argv))}`", data=data, seed=a.seed, seconds=seconds, threads=torch.get_num_threads(),
                  steps=f'{logs[0][-1]["step"]} of both parts, {logs[1][-1]["step"]} of the decoder alone', parameters=sum(p.numel() for p in vae.parameters()),
                  scaling_factor=f'{vae.config.scaling_factor:.4f} (measured)', fingerprint=fingerprint(vae), **{'before the decoder stage': tell(scores[0]), 'after it': tell(scores[1])})
-    write_card(a.out, facts, dict(seconds=seconds, before=scores[0], after=scores[1], logs=[[{k: round(v, 4) for k, v in row.items()} for row in rows] for rows in logs]))
+    write_card(a.out, facts, dict(seconds=seconds, before=scores[0], after=scores[1], logs=[[{k: round(v, 4) for k, v in row.items()} for row in rows] for rows in logs]), f'Autoencoder for {a.table}' if a.table else 'Course autoencoder')
     print((a.out/'README.md').read_text())
 
 # %% ../nbs/04_autoencoder.ipynb #04a00099

@@ -8,7 +8,7 @@ __all__ = ['app', 'Work', 'Seed', 'prepare', 'describe', 'encode', 'train', 'sam
            'Stopped', 'guarded', 'main']
 
 # %% ../nbs/20_cli.ipynb #20a00003
-import atexit, errno, functools, gc, os, sys, threading, warnings
+import atexit, contextlib, errno, functools, gc, os, sys, threading, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -196,6 +196,7 @@ def evaluate(
     features:Annotated[str, Option(help='phantoms (shipped), inception:FILE, timm:NAME, timm:NAME@FILE, or a folder that python -m vap_diffusion.metrics wrote')]='phantoms',
     bootstrap:Annotated[int, Option(help='half-samples for 95 % intervals, say 100; 0: none', min=0)]=0,
     infinite:Annotated[bool, Option('--infinite', help='FID extrapolated to infinitely many images, too')]=False,
+    every:Annotated[bool, Option('--all', help='all images, as published tables have it (say 10000 painted against --split train), instead of equally many; the floor has an N of its own')]=False,
     seed:Seed=0,
 ):
     "FID, KID, IS, precision, recall, density, coverage with floors -> DIR/evaluation-SPLIT.json."
@@ -205,12 +206,11 @@ def evaluate(
     from vap_diffusion.training import write_json
     fake, manifest = load_samples(images)
     table, rows = load_table(real), split_rows(real, split)
-    if features == 'phantoms' and table.attrs['dataset'] != 'phantoms': warnings.warn(f'the features were trained on phantoms and are not shown fit for {table.attrs["dataset"]}: train some on its training split with `python -m vap_diffusion.metrics --table {real} --out {real}/features_net` and give that folder as --features')
-    size = fake.shape[1]
-    other = table[table.split == ('train' if split != 'train' else 'test')]
-    n = min(len(rows), len(fake), len(other))
-    found = metrics.evaluate(load_images(rows, table.attrs['root'], size), fake, features, n, seed, load_images(other.sample(n, random_state=seed), table.attrs['root'], size),
-                             repeats=bootstrap, infinite=infinite)
+    quickstart.warn_unfit(features, table, real)
+    size, other = fake.shape[1], table[table.split == quickstart.floor_split(split)]
+    n = None if every else min(len(rows), len(fake), len(other))
+    found = metrics.evaluate(load_images(rows, table.attrs['root'], size), fake, features, n, seed, load_images(other if every else other.sample(n, random_state=seed), table.attrs['root'], size),
+                             repeats=bootstrap, infinite=infinite, unequal=every)
     found['adherence'] = quickstart.adherence_of(fake, manifest, table) if (manifest.prompt != '').all() else {}
     found |= dict(split=split, real=str(real), **quickstart.machine())
     write_json(images/f'evaluation-{split}.json', found)
@@ -223,7 +223,7 @@ def show_figures(found:dict):
     from rich.table import Table
     halves, intervals = found['half_splits'], found.get('intervals', {})
     def figure(name): return f'{found[name]:.4g}' + ('' if name not in intervals else ' ({:.4g} to {:.4g})'.format(*intervals[name]))
-    table = Table('figure', 'generated', 'real images (floor)', f"halves of the real images, N = {halves['n']}", title=f"N = {found['n']}, features {found['features']}" + (', 95 % intervals' if intervals else ''))
+    table = Table('figure', 'generated', 'real images (floor)', f"halves of the real images, N = {halves['n']}", title=f"N = {found['n']}{' against {n_real} (floor: {n_floor})'.format(**found) if 'n_real' in found else ''}, features {found['features']}" + (', 95 % intervals' if intervals else ''))
     for name, arrow in (('fid', 'lower'), ('kid', 'lower'), ('precision', 'higher'), ('recall', 'higher'), ('density', 'higher'), ('coverage', 'higher')):
         table.add_row(f'{name} ({arrow} is better)', figure(name), figure(f'{name}_floor'), f'{halves[name][0]:.4g}' if name in halves else 'too few')
     if 'fid_infinity' in found: table.add_row('fid, N to infinity', figure('fid_infinity'), figure('fid_infinity_floor'))
@@ -385,6 +385,10 @@ def guarded(verb):
     def run(*args, **kw):
         try: return verb(*args, **kw)
         except (KeyboardInterrupt, typer.Abort) as e: raise Stopped(str(e) or 'what is finished is kept, the same command goes on') from None
+        except Exception as e:
+            with contextlib.suppress(AttributeError): # a full disk has no name when writing, and not opening, fails
+                if 'No space left' in str(e) and not getattr(e, 'filename', None): e.filename = next((str(kw[k]) for k in ('out', 'images') if kw.get(k)), None)
+            raise
     return run
 
 for command in app.registered_commands: command.callback = guarded(command.callback)

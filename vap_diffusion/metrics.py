@@ -630,28 +630,31 @@ def evaluate(
     repeats:int=0, # half-samples for 95 % intervals; 0: none
     infinite:bool=False, # FID extrapolated to infinitely many images, too
     splits:int=5, # random half-splits of the real images
+    unequal:bool=False, # all images of each set, as published tables have it (10,000 painted against the training set), instead of n of each; needs `floor_real`
 ) -> dict:
     """FID, KID, IS, precision, recall, density and coverage, each with its floor: the same figure for real images in the place of the fake ones, same n.
 
     Keys: fid, fid_floor, kid, kid_floor, is, is_real, precision, recall, density, coverage likewise; n, k, k_coverage, seed, features
-    (name and hash), floor (what stood in), half_splits (`half_splits`), intervals (with `repeats`: name -> [low, high]), fid_infinity and
+    (name and hash), floor (what stood in; with `unequal` n counts the fake ones, and n_real and n_floor stand beside it), half_splits (`half_splits`), intervals (with `repeats`: name -> [low, high]), fid_infinity and
     fid_infinity_floor (with `infinite`). ValueError when n is below k + 1 or above what is there; a warning when n <= num_features.
     """
     net = load_features(features).to(training_device()) if isinstance(features, (str, Path)) else features
     real, fake = as_bytes(real, 'real'), as_bytes(fake, 'fake')
     if floor_real is not None: floor_real = as_bytes(floor_real, 'floor_real')
     if n is not None and n <= k: raise ValueError(f'n = {n} is too few for k = {k}: give n >= {k + 1}')
-    real, fake, other, how = draw_sets(real, fake, floor_real, n, seed)
-    if len(real) <= net.num_features:
-        warnings.warn(f'n = {len(real)} is not above the {net.num_features} features: the covariances are singular and FID is mostly bias; '
+    if unequal and (floor_real is None or n is not None): raise ValueError('unequal takes all images of three sets: give floor_real, and no n')
+    real, fake, other, how = (real, fake, floor_real, 'another real set') if unequal else draw_sets(real, fake, floor_real, n, seed)
+    least = min(map(len, (real, fake, other)))
+    if least <= net.num_features:
+        warnings.warn(f'n = {least} is not above the {net.num_features} features: the covariances are singular and FID is mostly bias; '
                       f'compare only with fid_floor, or give n > {net.num_features}')
-    if infinite and len(real) < 2 * net.num_features:
-        warnings.warn(f'n = {len(real)} is below twice the {net.num_features} features: the line to infinity is bent there, and fid_infinity keeps much of the bias')
+    if infinite and least < 2 * net.num_features:
+        warnings.warn(f'n = {least} is below twice the {net.num_features} features: the line to infinity is bent there, and fid_infinity keeps much of the bias')
     real, fake, other = (extract(net, x) for x in (real, fake, other))                      # n F
     scores, floors, device = compare(real, fake, k, seed), compare(real, other, k, seed), next(net.parameters()).device
     result = {key: value for name in scores for key, value in ((name, scores[name]), (f'{name}_floor', floors[name]))}
     logits = {'is': net.logits(fake.to(device)).cpu(), 'is_real': net.logits(other.to(device)).cpu()}
-    result |= {name: inception_score(x) for name, x in logits.items()} | {'n': len(real), 'k': k, 'k_coverage': min(5, len(real) - 1), 'seed': seed, 'features': features_name(net), 'floor': how}
+    result |= {name: inception_score(x) for name, x in logits.items()} | {'n': len(fake), **(dict(n_real=len(real), n_floor=len(other)) if unequal else {}), 'k': k, 'k_coverage': min(5, least - 1), 'seed': seed, 'features': features_name(net), 'floor': how}
     result['half_splits'] = half_splits(torch.cat([real, other]) if floor_real is None else real, splits, k, seed)
     if infinite: result |= dict(fid_infinity=fid_infinity(real, fake, seed=seed), fid_infinity_floor=fid_infinity(real, other, seed=seed))
     if repeats:
@@ -772,7 +775,7 @@ class Watch:
         labels, prompts, images = self.rows.label.tolist(), self.prompts if self.pipe.config.uses_text else None, []
         for i in range(0, len(labels), batch_size):
             part = slice(i, i + batch_size)
-            images.append(self.pipe(labels[part], prompts and prompts[part], self.steps, self.guidance_scale, generator=noise[part], output_type='np').images)
+            images.append(self.pipe(labels[part], prompts and prompts[part], self.steps, self.guidance_scale, generator=noise[part], output_type='uint8').images)
         return np.concatenate(images)
 
     def __call__(self, model, folder, step) -> dict: # figures and floors, n, features, picture, seconds, note
