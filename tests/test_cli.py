@@ -100,7 +100,9 @@ def test_sample_evaluate_and_same_seed_same_bytes(work, tmp_path):
     assert len(a) == 6 and [p.read_bytes() for p in a] == [p.read_bytes() for p in b]
     info = Image.open(a[0]).info
     assert {'class', 'prompt', 'seed', 'model'} <= {k.lower() for k in info} and 'synthetic' in ' '.join([*info, *map(str, info.values())]).lower()
-    vap('sample', work/'models'/'class'/'pipeline', '--out', tmp_path/'c', '--like', work, '--n', 24, '--steps', 3)
+    said = vap('sample', work/'models'/'class'/'pipeline', '--out', tmp_path/'c', '--like', work, '--n', 24, '--steps', 3, '--prompt', 'black hairy lesion').stderr
+    info = Image.open(tmp_path/'c'/'images'/'00007.png').info
+    assert 'ignores the prompt' in said and info['Prompt'] == '' and (info['Number'], info['Steps']) == ('7', '3') and info['Guidance'].startswith('2, '), 'no image is said to show what its model has not read'
     done = vap('evaluate', tmp_path/'c', '--real', work)
     found = json.loads((tmp_path/'c'/'evaluation-test.json').read_text())
     assert found['n'] == 12 and found['fid'] > 0 and 'mostly bias' in done.stderr, 'fewer images than features: judged, with a warning'

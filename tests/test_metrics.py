@@ -212,3 +212,10 @@ def test_all_images_of_each_set():
     assert found['fid'] == pytest.approx(float(fid.compute()), rel=1e-4)
     for wrong in (dict(), dict(floor_real=other, n=20)):
         with pytest.raises(ValueError, match='unequal takes all'): evaluate(real, fake, net, unequal=True, **wrong)
+
+def test_every_judge_of_a_result_has_a_ladder():
+    "A network that judges in results/ has shown what it sees: results/feature_ladder.json."
+    import re
+    results = Path(__file__).parent.parent/'results'
+    judges = {m for f in results.glob('*.json') for m in re.findall(r'"features": "(\w+-64-[0-9a-f]{8})"', f.read_text())}
+    assert judges and judges == {l['features'] for l in json.loads((results/'feature_ladder.json').read_text()).values()}

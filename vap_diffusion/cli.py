@@ -15,7 +15,7 @@ import typer
 from typer import Argument, Option
 
 # %% ../nbs/20_cli.ipynb #20a00004
-app = typer.Typer(help='Medical images painted from a class and a description. Stages in order: prepare, describe, encode, train, sample, evaluate; quickstart does them all on phantoms.',
+app = typer.Typer(help='Medical images painted from a class and a description. Stages in order: prepare, describe, encode, train, sample, evaluate; quickstart does them all on phantoms. --debug, anywhere on the line, shows the traceback of an error.',
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 Work = Annotated[Path, Argument(help='the working folder, made by prepare', metavar='W')]
 Seed = Annotated[int, Option(help='same seed, same result on the same machine', min=0)]
@@ -234,7 +234,7 @@ def show_figures(found:dict):
 # %% ../nbs/20_cli.ipynb #20a00059
 @app.command()
 def push(
-    model:Annotated[str, Argument(help='course, or a folder W/models/NAME/pipeline')],
+    model:Annotated[str, Argument(help='course, or a folder W/models/NAME')],
     repo:Annotated[str, Argument(help='OWNER/NAME on the hub; made where it is not there', metavar='REPO')],
     private:Annotated[bool, Option('--private', help='only for you and those you let in')]=False,
     evaluation:Annotated[Optional[Path], Option(help='a folder of images of this model that evaluate has judged: its figures go on the card')]=None,
