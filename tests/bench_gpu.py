@@ -3,7 +3,7 @@
 First the device's own rate and the training step of the paper's configuration (batch 256, bfloat16, compiled blocks) against a plain U-ViT in the
 authors' way (`plain_uvit.py`: 256 padded text tokens, attention in float32, never compiled), in bfloat16 elsewhere and in float32; alternating, medians. Then the
 whole way: phantoms of 128 px, the `gpu` preset for some minutes, images painted and judged. `--tiny` does all of it in miniature on whatever is there."""
-import argparse, json, sys, tempfile, time
+import argparse, json, statistics, sys, tempfile, time
 from pathlib import Path
 from bench import ROOT
 
@@ -78,7 +78,7 @@ def whole_way(root, how, minutes, compiled):
     found = evaluate(load_images(test, table.attrs['root'], how['size'], progress=False), images, n=n, floor_real=load_images(other.sample(n, random_state=0), table.attrs['root'], how['size'], progress=False))
     found['adherence'] = adherence_of(images, rows, table); note('evaluate')
     made, log = json.loads((run/'train.json').read_text()), log_lines(run/'log.jsonl')
-    return dict(seconds=took, training={k: made[k] for k in ('steps', 'seconds', 'images_seen', 'parameters', 'device')} | {k: log[-1][k] for k in ('loss', 'images_per_second', 'memory_gb', 'data_share')}, figures=found)
+    return dict(seconds=took, training={k: made[k] for k in ('steps', 'seconds', 'images_seen', 'parameters', 'device')} | {k: log[-1][k] for k in ('loss', 'memory_gb')} | {k: statistics.median(l[k] for l in log[1:] or log) for k in ('images_per_second', 'data_share')}, figures=found)
 
 def main(argv=None):
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -208,6 +208,7 @@ def evaluate(
     table, rows = load_table(real), split_rows(real, split)
     quickstart.warn_unfit(features, table, real)
     size, other = fake.shape[1], table[table.split == quickstart.floor_split(split)]
+    if every and other.empty: raise ValueError(f'{real} has no {quickstart.floor_split(split)} images for the floor: leave out --all')
     n = None if every else min(len(rows), len(fake), len(other))
     found = metrics.evaluate(load_images(rows, table.attrs['root'], size), fake, features, n, seed, load_images(other if every else other.sample(n, random_state=seed), table.attrs['root'], size),
                              repeats=bootstrap, infinite=infinite, unequal=every)

@@ -632,7 +632,7 @@ def evaluate(
     splits:int=5, # random half-splits of the real images
     unequal:bool=False, # all images of each set, as published tables have it (10,000 painted against the training set), instead of n of each; needs `floor_real`
 ) -> dict:
-    """FID, KID, IS, precision, recall, density and coverage, each with its floor: the same figure for real images in the place of the fake ones, same n.
+    """FID, KID, IS, precision, recall, density and coverage, each with its floor: the same figure for real images in the place of the fake ones, same n (with `unequal`: all there are).
 
     Keys: fid, fid_floor, kid, kid_floor, is, is_real, precision, recall, density, coverage likewise; n, k, k_coverage, seed, features
     (name and hash), floor (what stood in; with `unequal` n counts the fake ones, and n_real and n_floor stand beside it), half_splits (`half_splits`), intervals (with `repeats`: name -> [low, high]), fid_infinity and

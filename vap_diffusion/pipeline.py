@@ -476,14 +476,14 @@ def licence(data:dict) -> tuple[str, str]: # the hub's name of a licence; a sent
 # %% ../nbs/12_pipeline.ipynb #12d00003
 def figure_section(found:dict|None) -> str: # found: what `metrics.evaluate` returned, or the verb `evaluate` wrote
     "The section of a card: each figure beside its floor. A second one takes its place."
-    lines = ['- **floor**: the same figure for real images in the place of the painted ones, as many of them; no model can be expected to pass it']
+    lines = ['- **floor**: the same figure for real images in the place of the painted ones' + (', as many of them' if 'n_real' not in (found or {}) else '') + '; no model can be expected to pass it']
     if not found: lines.append('- **FID (floor)**: not measured; `vap-diffusion evaluate` does')
     else:
         names = {'fid': ('FID', '.4g'), 'kid': ('KID', '.2g')} | {k: (k, '.3f') for k in ('precision', 'recall', 'density', 'coverage')}
         lines += [f'- **{title} (floor)**: {found[k]:{form}} ({found[k + "_floor"]:{form}})' for k, (title, form) in names.items() if k in found]
         if 'is' in found: lines.append(f"- **IS (real images)**: {found['is']:.3f} ({found['is_real']:.3f})")
         if found.get('adherence'): lines.append(f"- **adherence (chance)**: {found['adherence']['mean']:.3f} ({found['adherence']['chance']:.3f})")
-        lines.append('- **N, features**: ' + ', '.join([str(found['n']), found['features']] + [f'{k} {found[k]}' for k in ('split', 'prompts', 'guidance_scale', 'num_inference_steps') if k in found]))
+        lines.append('- **N, features**: ' + ', '.join([str(found['n']) + (' against {n_real} (floor: {n_floor})'.format(**found) if 'n_real' in found else ''), found['features']] + [f'{k} {found[k]}' for k in ('split', 'prompts', 'guidance_scale', 'num_inference_steps') if k in found]))
     return '## Metrics\n\n' + '\n'.join(lines) + '\n'
 
 def add_figures(text:str, found:dict) -> str: # the card

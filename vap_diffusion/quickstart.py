@@ -249,7 +249,7 @@ def quickstart(
     stages('prepare')
     table = prepare(dataset, root or out/'phantoms', out, modality=modality if dataset in ('phantoms', 'folder') else None, seed=seed, n=images, test=(n + 9)/images if dataset == 'phantoms' else None, progress=progress); note()
     warn_unfit(features, table, out)
-    counts = {split: min(n, int((table.split == split).sum())) for split in splits}
+    counts = {split: min([n, int((table.split == split).sum())] + [int((table.split == floor_split(split)).sum())]*(split == 'train')) for split in splits}
     if few := [s for s in splits if counts[s] < 4]: raise ValueError(f'split {few[0]!r} has {counts[few[0]]} images, and recall and precision need at least 4: give more images, or another of --splits')
     stages('describe'); describe_table(out, make_mllm(mllm), progress=progress); note()
     stages('encode'); record = encode(out, autoencoder, adapt_minutes=adapt_minutes, seed=seed); note()
