@@ -41,7 +41,9 @@ def isic2018():
     r = load('isic2018-64-cpu.json')
     out = []
     for split, title in (('test', 'official test set'), ('val', 'validation split by lesion'), ('train', 'training split (floor: the official test set)')):
-        if split in r: out += [f'Against the {title}:', '', *rows(r[split]), '']
+        if split not in r: continue
+        halves = r[split]['class']['half_splits']
+        out += [f"Against the {title}; two halves of it, N = {halves['n']}, have FID {halves['fid'][0]:.1f}:", '', *rows(r[split]), '']
     return out + [f"Features `{r['test']['class']['features']}`, guidance {r['test']['class']['guidance_scale']}, seed {r['seed']}, {r['device']}, {r['images']['train']} training images."]
 
 def words():
