@@ -237,7 +237,7 @@ class TextEncoder(ModelMixin, ConfigMixin):
         if options.get('strip_sep_token'): ids = [[0 if i == self.tokenizer.sep_token_id else i for i in row] for row in ids]
         mask = torch.tensor([[j < len(row) for j in range(L)] for row in ids], dtype=torch.bool, device=self.device).view(len(ids), L)  # B L
         if not L: return torch.zeros(len(ids), 0, self.width, device=self.device), mask
-        width = max(L, self.context_length) if self.config.tower.get('no_causal_mask') else L           # such a tower was trained to see padding, and needs it
+        width = max(L, self.context_length) if self.config.tower.get('no_causal_mask') else L   # such a tower was trained to see padding, and needs it
         rows = torch.tensor([row + [options.get('pad_id', self.tokenizer.pad_token_id)]*(width - len(row)) for row in ids], device=self.device)  # B width
         with torch.no_grad(): states = self(rows, mask)[:, :L]                                 # B L D
         return (states.float(), torch.ones_like(mask)) if pad_to else (states.float().masked_fill(~mask[..., None], 0.), mask)

@@ -578,7 +578,7 @@ def train(
                 if main and before < 0.25 <= done:
                     ema.store(model.parameters()); ema.copy_to(model.parameters()); model.save_pretrained(folder/'early'); ema.restore(model.parameters())
                 if came: keep(); raise KeyboardInterrupt(f'at step {step}; nothing is lost, the same command goes on')
-                if time.time() - saved > (max(60, 50*took) if save_every is None else save_every): took = -time.time(); keep(); saved = time.time(); took += saved
+                if time.time() - saved > (max(60, 50*took) if save_every is None else save_every): start = time.time(); keep(); saved = time.time(); took = saved - start
                 if watching and (done == 1 or (step % watch_every == 0 if watch_every else int(4*done) > int(4*before))): watching = look()
         except FloatingPointError as e:
             if main: write_report(folder, dict(settings=wanted, finished=False, steps=step), str(e))
