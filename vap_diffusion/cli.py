@@ -404,7 +404,7 @@ def main():
     try: sys.exit(app(standalone_mode=False) or 0)
     except Stopped as e:
         print(f'\nstopped: {e}', file=sys.stderr, flush=True)
-        if threading.active_count() > 1: os._exit(130)                                          # answers of a slow server are not waited for
+        if any(t.name.startswith('question') for t in threading.enumerate()): os._exit(130)     # answers of a slow server are not waited for
         sys.exit(130)
     except Exception as e:
         usage, full = hasattr(e, 'format_message'), 'No space left' in str(e)                   # of the arguments; a full disk, however a library calls it

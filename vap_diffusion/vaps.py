@@ -1387,7 +1387,7 @@ def in_processes(images, steps, t2):
 
 def in_threads(ask, jobs, threads:int):
     "Yield ask(job) as they are finished. Twice as many jobs as threads are under way, however many there are; when one fails, the others are waited for and yielded first."
-    pool, jobs, error = ThreadPoolExecutor(threads), iter(jobs), None
+    pool, jobs, error = ThreadPoolExecutor(threads, 'question'), iter(jobs), None
     waiting = {pool.submit(ask, job) for job in islice(jobs, 2*threads)}
     try:
         while waiting:
