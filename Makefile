@@ -34,7 +34,7 @@ chapters: $(STAMP) ## execute all chapters and keep their outputs (one: make cha
 bench: $(STAMP)  ## speed, side by side, against targets: results/bench.json (about 10 minutes, on a quiet machine)
 	$(BIN)/python tests/bench.py
 
-readme: $(STAMP) ## draw README's result tables and pictures again from results/
+readme: $(STAMP) ## draw the tables of README.md and results/README.md again
 	$(BIN)/python tests/readme.py
 
 # one thread, as on their cards

@@ -1,9 +1,12 @@
-"""Draw the result tables of README.md from results/*.json, between their marks: `make readme`. `--check` only compares."""
+"""Draw the tables of README.md and results/README.md from results/*.json, between their marks: `make readme`. `--check` only compares."""
 import json, re, sys
 from functools import partial
 from pathlib import Path
+import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT/'README.md', ROOT/'results'/'README.md']
+SUMMARY = {'phantoms': 'phantoms, dermoscopy', 'phantoms-steps': 'phantoms, dermoscopy', 'isic2018': 'ISIC 2018', 'isic2018-28': 'ISIC 2018', 'isic2018-steps': 'ISIC 2018', 'chestxray14': 'ChestX-ray14'}
 
 def load(name): return json.loads((ROOT/'results'/name).read_text())
 
@@ -24,7 +27,7 @@ def quickstart():
     for r in runs:
         a, b, c = r['class'], r['class+text'], r['reconstruction']
         head.append(f"| {r['seed']} | {a['fid']:.1f} | **{b['fid']:.1f}** | {b['fid']/a['fid']:.2f} | {c['fid']:.1f}, {b['fid_floor']:.1f} | {a['recall']:.2f} | **{b['recall']:.2f}** | {c['recall']:.2f}, {b['recall_floor']:.2f} | {b['adherence']['mean']:.2f} ({b['adherence']['chance']:.2f}) | {r['seconds']/60:.1f} min |")
-    return head + ['', f"N = {runs[0]['class']['n']} images of each kind, features `{runs[0]['class']['features']}`, {runs[0]['device']}, guided throughout. Here \"class + text\" is the whole model, prototypes included: \"class + text + prototypes\" in the next table, \"VAP-Diffusion\" in its picture."]
+    return head + ['', f"N = {runs[0]['class']['n']} images of each kind, features `{runs[0]['class']['features']}`, {runs[0]['device']}, guided throughout. Here \"class + text\" is the whole model, prototypes included (\"VAP-Diffusion\" in the picture)."]
 
 def chapters():
     "What each notebook says of itself, and the seconds it took."
@@ -68,10 +71,11 @@ def cost():
         out.append(f"| {a['arm']} | {number(b, 'fid', 1)} | {number(b, 'recall', 2)} | {format(a['own']['adherence']['mean'], '.2f') if 'adherence' in a['own'] else ''} |")
     return out + ['', f"Dermoscopy phantoms, {c['steps']} steps of batch {c['batch']} each, N = {c['n']}, seed {c['arms'][0]['seed']}, prompts drawn from the bank; `{c['command']}`, commit {c['commit']} (measuring describer `{c.get('describer_name', 'measure-1')}`)."]
 
-def claim(dataset='phantoms'):
+def budget_of(c): return f"{c['minutes']:g} minutes" if c['minutes'] else f"{c['steps']} steps"
+
+def claim(name):
     "The three methods of the paper, means over seeds, with each kind of prompt."
-    if not (ROOT/'results'/f'claim-{dataset}.json').exists(): return ['Not measured in this version yet: `python tests/claim.py` does it.']
-    c = load(f'claim-{dataset}.json')
+    c = load(f'claim-{name}.json')
     mean = lambda method, kind, k: (lambda v: sum(v)/len(v))([r['prompts'][kind][k] for r in c['rows'] if r['method'] == method])
     out = ['| | prompts | FID (floor) | ratio | recall (floor) | ratio | precision (floor) | adherence (chance) | steps |', '|---|---|---|---|---|---|---|---|---|']
     for method in dict.fromkeys(r['method'] for r in c['rows']):
@@ -86,8 +90,23 @@ def claim(dataset='phantoms'):
     bound = {k: sum(r[k] for r in rebuilt)/len(rebuilt) for k in ('fid', 'recall')}
     below = bound['fid'] < mean('class', 'bank', 'fid_floor')                       # of the very images that it is compared with
     matched = '' if below else f" (ratios {bound['fid']/mean('class', 'bank', 'fid'):.2f} and {bound['recall']/mean('class', 'bank', 'recall'):.1f})"
-    budget = f"{c['minutes']:g} minutes" if c['minutes'] else f"{c['steps']} steps"
-    return out + ['', f"{budget} for each model, {c['images']} training images, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), guidance {c['guidance']:g}, features `{rebuilt[0]['features']}`, {c['device']}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}{matched}: other real images would have ratios {mean('class', 'bank', 'fid_floor')/mean('class', 'bank', 'fid'):.2f} and {mean('class', 'bank', 'recall_floor')/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
+    return out + ['', f"{budget_of(c)} for each model, {c['images']} training images, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), guidance {c['guidance']:g}, features `{rebuilt[0]['features']}`, {c['device']}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}{matched}: other real images would have ratios {mean('class', 'bank', 'fid_floor')/mean('class', 'bank', 'fid'):.2f} and {mean('class', 'bank', 'recall_floor')/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
+
+def summary():
+    "The whole model against the class alone, wherever both were measured; prompts from the bank, and the images' own."
+    out = ['| | budget of each model | FID class only | whole model, prompts from the bank (ratio) | own prompts (ratio) | other real images | recall, in the same order |', '|---|---|---|---|---|---|---|']
+    for name, title in SUMMARY.items():
+        if name == 'isic2018-steps' and not (ROOT/'results'/'claim-isic2018-steps.json').exists(): continue
+        if name == 'isic2018-28':
+            r = load('isic2018-64-cpu.json')
+            budget, found = f"{r['test']['class']['seconds']/60:g} minutes", [r['test'][k] for k in ('class', 'class+text', 'class+text (own)')]
+        else:
+            c = load(f'claim-{name}.json')
+            of = lambda method, kind: pd.DataFrame(r['prompts'][kind] for r in c['rows'] if r['method'] == method).mean(numeric_only=True)
+            budget, found = budget_of(c), [of('class', 'bank')] + [of('class + text + prototypes', k) for k in ('bank', 'own')]
+        fid, recall = ([r[k] for r in found] for k in ('fid', 'recall'))
+        out.append(f"| {title} | {budget} | {fid[0]:.1f} | **{fid[1]:.1f}** ({fid[1]/fid[0]:.2f}) | {fid[2]:.1f} ({fid[2]/fid[0]:.2f}) | {found[0]['fid_floor']:.1f} | {recall[0]:.2f}, {recall[1]:.2f}, {recall[2]:.2f}, {found[0]['recall_floor']:.2f} |")
+    return out
 
 def bench():
     "Speed against its targets."
@@ -97,8 +116,9 @@ def bench():
     return out + ['', f"`{b['command']}`, medians of {b['runs']} alternating runs, {b['device']}, commit {b['commit']}."]
 
 def drawn(text):
-    "README with every `<!-- results: NAME -->` block drawn again."
-    tables = dict(quickstart=quickstart, isic2018=isic2018, chapters=chapters, words=words, cost=cost, bench=bench, claim=claim, claim_steps=partial(claim, 'phantoms-steps')) | {f'claim_{d}': partial(claim, d) for d in ('isic2018', 'chestxray14')}
+    "A page with every `<!-- results: NAME -->` block drawn again."
+    tables = dict(summary=summary, quickstart=quickstart, isic2018=isic2018, chapters=chapters, words=words, cost=cost, bench=bench)
+    tables |= {p.stem.replace('-', '_'): partial(claim, p.stem[6:]) for p in (ROOT/'results').glob('claim-*.json')}
     def block(m): return f"<!-- results: {m[1]} -->\n" + '\n'.join(tables[m[1]]()) + '\n<!-- end -->'
     return re.sub(r'<!-- results: (\w+) -->\n.*?<!-- end -->', block, text, flags=re.S)
 
@@ -118,6 +138,7 @@ def picture(path, per_class=6, seed=20):
 
 if __name__ == '__main__':
     if '--picture' in sys.argv: picture(ROOT/'assets'/'samples.png'); sys.exit()
-    path = ROOT/'README.md'; text = path.read_text()
-    if '--check' in sys.argv: sys.exit(drawn(text) != text and 'README.md is behind results/: run `make readme`')
-    path.write_text(drawn(text))
+    for path in PAGES:
+        text = path.read_text()
+        if '--check' in sys.argv and drawn(text) != text: sys.exit(f'{path.relative_to(ROOT)} is behind results/: run `make readme`')
+        path.write_text(drawn(text))
