@@ -122,7 +122,7 @@ def main():
     row('working memory of precision and recall beside the features, 20k x 20k x 2048: ours / dense (results/metrics_memory.json)', memory['share']['dense']['working'], .1, False)
     row('the same with the features: ours / dense in float64, as exact', memory['share']['dense64']['with_features'], .1, False)
     runs = [json.loads(p.read_text()) for p in sorted((ROOT/'results').glob('quickstart-seed*.json'))]
-    row('FID ratio of `quickstart`, mean over seeds (results/quickstart-seed*.json; 0.72 at commit 3167c40)', statistics.mean(r['class+text']['fid']/r['class']['fid'] for r in runs), .72, False)
+    row('FID ratio of `quickstart`, mean over seeds (results/quickstart-seed*.json; 0.72 at commit 3167c40, at N = 500 instead of 1000)', statistics.mean(r['class+text']['fid']/r['class']['fid'] for r in runs), .72, False)
     row('its minutes, the whole command (7.0 at commit 3167c40, which painted and judged half as many images)', statistics.mean(r['seconds'] for r in runs)/60, 7, False)
     first = first_picture()
     row('seconds of `sample course --n 1`, cold', first['whole'], 6, False)

@@ -137,6 +137,7 @@ class ReleasedUViT(UViT):
     """The authors' released model, parameter for parameter: their state dict loads with `strict=True`.
 
     Tokens stand in the order time, text, image; the class is a row of `prototype`, K vectors of width D, the last row for the empty class. `recon_loss` only in training."""
+    num_extra_tokens = 1 # time
     @register_to_config
     def __init__(self,
         sample_size:int=16, # height and width of the latent

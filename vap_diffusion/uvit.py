@@ -99,6 +99,7 @@ class UViT(ModelMixin, ConfigMixin):
 
     The backbone of VAP-Diffusion (Sec. 2.1). Tokens stand in the order time, class, text, image."""
     _repeated_blocks = ['Block'] # what diffusers' compile_repeated_blocks compiles: one graph for all of them and for every length of text
+    num_extra_tokens = 2 # time and class
 
     @register_to_config
     def __init__(self,

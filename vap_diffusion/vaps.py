@@ -1052,7 +1052,7 @@ def fit_rules(
     varied:float=.3,       # how much a variation counts against the phantom itself
     progress:bool=True,
 ) -> dict:                 # modality -> attribute -> rule
-    "Fit all rules on phantoms. Seeds below 1000 are for this and for nothing else."
+    "Fit all rules on phantoms. Seeds below 1000 are for fitting: judge on others."
     rules = {}
     for modality, labels in CLASSES.items():
         rows = [_both(modality, label, seed) for seed in tqdm(range(n), desc=modality, disable=not progress) for label in labels]
