@@ -47,6 +47,7 @@ assets: $(STAMP) ## train the shipped weights again, in this order, by the comma
 	$(BIN)/python -m vap_diffusion.metrics --out assets/features --steps 1083
 	$(BIN)/python -m vap_diffusion.pipeline --out assets/course
 	$(BIN)/python -m vap_diffusion.quickstart assets/course runs/course
+	$(BIN)/python tests/readme.py --picture
 
 clean:           ## remove the environment and the runs
 	rm -rf $(VENV) runs build dist *.egg-info

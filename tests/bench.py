@@ -120,6 +120,7 @@ def main():
     with tempfile.TemporaryDirectory() as root: row('share of a training step that waits for data', data_share(root), .02, False)
     memory = json.loads((ROOT/'results'/'metrics_memory.json').read_text())
     row('working memory of precision and recall beside the features, 20k x 20k x 2048: ours / dense (results/metrics_memory.json)', memory['share']['dense']['working'], .1, False)
+    row('the same with the features, which both hold: ours / dense', memory['share']['dense']['with_features'])
     row('the same with the features: ours / dense in float64, as exact', memory['share']['dense64']['with_features'], .1, False)
     runs = [json.loads(p.read_text()) for p in sorted((ROOT/'results').glob('quickstart-seed*.json'))]
     row('FID ratio of `quickstart`, mean over seeds (results/quickstart-seed*.json; 0.72 at commit 3167c40, at N = 500 instead of 1000)', statistics.mean(r['class+text']['fid']/r['class']['fid'] for r in runs), .72, False)

@@ -20,6 +20,7 @@ def main(argv=None):
     ap.add_argument('--out', type=Path, required=True, help='the file of results')
     ap.add_argument('--seeds', type=int, nargs='+', help="of training and sampling; without them the table's own")
     ap.add_argument('--minutes', type=float); ap.add_argument('--steps', type=int)
+    ap.add_argument('--timesteps', help='how training draws the steps of the schedule, for all models; uniform, as in the paper, when not given')
     ap.add_argument('--grid', type=Path, help='a picture of the seven largest classes, from the first folder: class only and the whole model, same seeds; real images only of phantoms')
     ap.add_argument('--features', default='phantoms', help='the judge: a name or folder')
     ap.add_argument('--n', type=int, default=1000, help='painted images of each kind; at most those of the split')
@@ -28,14 +29,14 @@ def main(argv=None):
     a = ap.parse_args(argv)
     start, tables, earlier = time.time(), [load_table(w) for w in a.work], json.loads(a.out.read_text()) if a.out.exists() else {}
     record, attrs = load_features(a.work[0]).record, tables[0].attrs
-    facts = dict(command=f'python tests/claim.py {shlex.join(sys.argv[1:] if argv is None else argv)}', dataset=attrs['dataset'], images=int((tables[0].split == 'train').sum()), split=a.split, minutes=a.minutes, steps=a.steps, guidance=a.guidance, features=a.features, size=record['size'])
+    facts = dict(command=f'python tests/claim.py {shlex.join(sys.argv[1:] if argv is None else argv)}', dataset=attrs['dataset'], images=int((tables[0].split == 'train').sum()), split=a.split, minutes=a.minutes, steps=a.steps, guidance=a.guidance, features=a.features, size=record['size'], **({'timesteps': a.timesteps} if a.timesteps else {}), **({'flips': True} if record['flips'] else {}))
     if odd := [k for k in facts if k not in ('command', 'images') and earlier and earlier.get(k) != facts[k]]: sys.exit(f'{a.out} holds another claim ({", ".join(odd)} differ): give another --out, or delete it')
     if odd := [r for r in earlier.get('rows', []) if r['n'] != min(a.n, int((tables[0].split == a.split).sum()))]: sys.exit(f'{a.out} holds figures of {odd[0]["n"]} images: give another --out, or delete it')
     rows, runs = earlier.get('rows', []), {}
     jobs = [(w, t, seed) for w, t in zip(a.work, tables) for seed in a.seeds or [t.attrs['seed']]]
     for method, how in METHODS.items():
         name = lambda seed: f"{method.split(' + ')[-1]}-seed{seed}" if a.seeds else None
-        runs[method] = train_together([dict(out=w, minutes=a.minutes, steps=a.steps, seed=seed, name=name(seed), preset=None) | how for w, _, seed in jobs])
+        runs[method] = train_together([dict(out=w, minutes=a.minutes, steps=a.steps, seed=seed, name=name(seed), preset=None) | ({'timesteps': a.timesteps} if a.timesteps else {}) | how for w, _, seed in jobs])
         for (w, table, seed), run in zip(jobs, runs[method]):
             n = min(a.n, int((table.split == a.split).sum()))
             if any((r['method'], r['seed'], r['work']) == (method, seed, w.name) for r in rows): continue

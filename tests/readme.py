@@ -14,6 +14,10 @@ def number(r, k, digits):
     floor = r.get(f'{k}_floor')
     return f'{r[k]:.{digits}f}' + (f' ({floor:.{digits}f})' if floor is not None else '')
 
+def painted(f):
+    low, high = f['guidance_interval']
+    return f"painted in {f['num_inference_steps']} steps, guidance {f['guidance_scale']:g} " + ('throughout' if (low, high) == (0, 1) else f'where t / T is above {low:g}')
+
 def rows(methods):
     head = ['| | FID (floor) | KID (floor) | precision (floor) | recall (floor) | N | steps | training |', '|---|---|---|---|---|---|---|---|']
     return head + [f"| {name} | {number(r, 'fid', 1)} | {number(r, 'kid', 4)} | {number(r, 'precision', 3)} | {number(r, 'recall', 3)} | {r['n']} | {r.get('steps', '')} | {format(r['seconds']/60, '.1f') + ' min' if 'seconds' in r else ''} |"
@@ -27,7 +31,7 @@ def quickstart():
     for r in runs:
         a, b, c = r['class'], r['class+text'], r['reconstruction']
         head.append(f"| {r['seed']} | {a['fid']:.1f} | **{b['fid']:.1f}** | {b['fid']/a['fid']:.2f} | {c['fid']:.1f}, {b['fid_floor']:.1f} | {a['recall']:.2f} | **{b['recall']:.2f}** | {c['recall']:.2f}, {b['recall_floor']:.2f} | {b['adherence']['mean']:.2f} ({b['adherence']['chance']:.2f}) | {r['seconds']/60:.1f} min |")
-    return head + ['', f"N = {runs[0]['class']['n']} images of each kind, features `{runs[0]['class']['features']}`, {runs[0]['device']}, guided throughout. Here \"class + text\" is the whole model, prototypes included (\"VAP-Diffusion\" in the picture)."]
+    return head + ['', f"N = {runs[0]['class']['n']} images of each kind, features `{runs[0]['class']['features']}`, {runs[0]['device']}, {painted(runs[0]['class'])}. Here \"class + text\" is the whole model, prototypes included (\"VAP-Diffusion\" in the picture)."]
 
 def chapters():
     "What each notebook says of itself, and the seconds it took."
@@ -47,7 +51,7 @@ def isic2018():
         if split not in r: continue
         halves = r[split]['class']['half_splits']
         out += [f"Against the {title}; two halves of it, N = {halves['n']}, have FID {halves['fid'][0]:.1f}:", '', *rows(r[split]), '']
-    return out + [f"Features `{r['test']['class']['features']}`, guidance {r['test']['class']['guidance_scale']}, seed {r['seed']}, {r['device']}, {r['images']['train']} training images."]
+    return out + [f"Features `{r['test']['class']['features']}`, {painted(r['test']['class'])}, seed {r['seed']}, {r['device']}, {r['images']['train']} training images."]
 
 def words():
     "How often the embedded describer is right on phantoms, how well labelled sentences are read, how planted errors come back."
@@ -90,7 +94,7 @@ def claim(name):
     bound = {k: sum(r[k] for r in rebuilt)/len(rebuilt) for k in ('fid', 'recall')}
     below = bound['fid'] < mean('class', 'bank', 'fid_floor')                       # of the very images that it is compared with
     matched = '' if below else f" (ratios {bound['fid']/mean('class', 'bank', 'fid'):.2f} and {bound['recall']/mean('class', 'bank', 'recall'):.1f})"
-    return out + ['', f"{budget_of(c)} for each model, {c['images']} training images, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), guidance {c['guidance']:g}, features `{rebuilt[0]['features']}`, {c['device']}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}{matched}: other real images would have ratios {mean('class', 'bank', 'fid_floor')/mean('class', 'bank', 'fid'):.2f} and {mean('class', 'bank', 'recall_floor')/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
+    return out + ['', f"{budget_of(c)} for each model, {c['images']} training images, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), {painted(c['rows'][0]['prompts']['bank'])}, features `{rebuilt[0]['features']}`, {c['device']}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}{matched}: other real images would have ratios {mean('class', 'bank', 'fid_floor')/mean('class', 'bank', 'fid'):.2f} and {mean('class', 'bank', 'recall_floor')/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
 
 def summary():
     "The whole model against the class alone, wherever both were measured; prompts from the bank, and the images' own."

@@ -1,5 +1,6 @@
 """The wheel: small, complete, and at home in an empty folder without a network or a cache."""
-import os, subprocess, sys, zipfile
+import ast, os, re, subprocess, sys, zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 import pytest
 from chapters import ROOT
@@ -31,9 +32,19 @@ def test_weights_are_safetensors_with_cards_and_small():
     files = [p for p in (ROOT/'assets').rglob('*') if p.is_file()]
     assert sum(p.stat().st_size for p in files if p.suffix == '.safetensors') < 30e6
     assert not [p for p in files if p.suffix in ('.pt', '.pth', '.bin', '.pkl', '.ckpt')]
-    for name in ('autoencoder', 'text', 'features', 'course', 'describer'):
+    for name, metric in dict(autoencoder='psnr', text='retriev', features='fid', course='fid', describer='read right').items():
         card = (ROOT/'assets'/name/'README.md').read_text().lower()
-        assert all(word in card for word in ('python -m vap_diffusion', 'seed', 'second', 'phantoms')), name
+        assert all(word in card for word in ('python -m vap_diffusion', 'seed', 'second', 'phantoms', metric)), name
+
+def test_what_is_imported_is_required():
+    "`pip install .` brings all that any module imports, anywhere in it."
+    line = next(l for l in (ROOT/'settings.ini').read_text().splitlines() if l.startswith('requirements'))
+    required, where = {re.split('[<>=]', r)[0].lower().replace('_', '-') for r in line.split('=', 1)[1].split()}, packages_distributions()
+    for path in (ROOT/'vap_diffusion').glob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {n.split('.')[0] for n in names} - set(sys.stdlib_module_names) - {'vap_diffusion'}:
+                assert required & {d.lower().replace('_', '-') for d in where[name]}, f'{path.name} imports {name}, which settings.ini does not require'
 
 def test_course_extra_and_pins():
     text = (ROOT/'settings.ini').read_text()

@@ -9,7 +9,7 @@ __all__ = ['LADDER', 'RANGE', 'Given', 'inception_score', 'distances', 'squared_
            'settle', 'fit_classifier', 'train_features', 'InceptionFeatures', 'load_features', 'features_name',
            'TimmFeatures', 'compare', 'draw_sets', 'half_splits', 'bootstrap', 'fid_infinity', 'evaluate',
            'missing_modes', 'feature_ladder', 'agreement', 'adherence', 'Watch', 'draw_classes', 'table_images',
-           'write_card', 'main']
+           'write_card', 'on_card', 'main']
 
 # %% ../nbs/13_metrics.ipynb #e5178656
 import argparse, hashlib, json, math, shlex, sys, time, warnings
@@ -247,9 +247,9 @@ def damage(
     return x.clamp(0, 255).round().byte()
 
 # %% ../nbs/13_metrics.ipynb #2d309a41
-def phantom_images(n:int, seed:int, size:int=64) -> tuple[Tensor, list[str]]: # n 3 size size uint8, n labels
+def phantom_images(n:int, seed:int, size:int=64, modalities=MODALITIES) -> tuple[Tensor, list[str]]: # n 3 size size uint8, n labels
     """n phantoms, modalities and classes in turn."""
-    labels = [label for modality in MODALITIES for label in CLASSES[modality]]
+    labels = [label for modality in modalities for label in CLASSES[modality]]
     phantoms = [make_phantom(labels[i % len(labels)], seed=seed + i, size=size) for i in tqdm(range(n), desc='phantoms')]
     return as_bytes(np.stack([p.image for p in phantoms])), [p.label for p in phantoms]
 
@@ -664,13 +664,12 @@ def evaluate(
     return result
 
 # %% ../nbs/13_metrics.ipynb #4fdd3240
-def missing_modes(images:Tensor, labels, n:int, seed:int):
-    """Sets of n clean images from which something is missing: a class, half of the modes, all but a few images. Yields kind, level, images."""
+def missing_modes(images:Tensor, labels, n:int, seed:int, classes:int=1):
+    """Sets of n clean images from which something is missing: each of the `classes` largest classes in turn, half of the modes, all but a few images. Yields kind, level, images."""
     rng, labels = np.random.default_rng(seed), np.asarray(labels)
     draw = lambda rows: images[torch.from_numpy(rng.choice(rows, n, replace=len(rows) < n))]
     names, counts = np.unique(labels, return_counts=True)
-    largest = names[counts.argmax()]
-    yield 'class left out', str(largest), draw(np.flatnonzero(labels != largest))
+    for name in names[np.argsort(-counts, kind='stable')[:classes]]: yield 'class left out', str(name), draw(np.flatnonzero(labels != name))
     thumbnails = F.adaptive_avg_pool2d(images.float(), 8).flatten(1).numpy()                # N 192
     _, mode = kmeans2(thumbnails, 6, seed=seed, minit='++')
     yield 'half of the modes', '3 of 6 clusters', draw(np.flatnonzero(np.isin(mode, rng.permutation(6)[:3])))
@@ -684,6 +683,7 @@ def feature_ladder(
     n:int|None=None, # on each side
     seed:int=0,
     k:int=3,
+    classes:int=1, # how many are left out, one at a time
 ) -> list[dict]: # kind, level, fid, kid, precision, recall; the first is the floor
     """Judge real images that were damaged in known ways: a network is fit to judge when the figures follow the damage."""
     n = n or min(len(reference), len(images))
@@ -694,10 +694,10 @@ def feature_ladder(
         yield 'floor', 'other real images', clean
         for kind, levels in LADDER.items():
             for level in levels: yield kind, level, damage(clean, kind, level, seed)
-        yield from missing_modes(images, labels, n, seed)
+        yield from missing_modes(images, labels, n, seed, classes)
         yield 'copies', 'the reference itself', known
     real = extract(net, known)
-    return [dict(kind=kind, level=level, **compare(real, extract(net, x), k, seed)) for kind, level, x in tqdm(rungs(), total=19, desc='ladder')]
+    return [dict(kind=kind, level=level, **compare(real, extract(net, x), k, seed)) for kind, level, x in tqdm(rungs(), total=18 + classes, desc='ladder')]
 
 # %% ../nbs/13_metrics.ipynb #6df36dc0
 def agreement(wanted:list[dict], read:list[dict]) -> dict[str, float]:
@@ -835,6 +835,13 @@ def write_card(out:Path, **facts):
              *(f'- {key}: {value}' for key, value in facts.items()), '', '```', (out/'config.json').read_text().strip(), '```', '']
     (out/'README.md').write_text('\n'.join(lines))
 
+def on_card(net, reference, others, n:int, seed:int) -> dict[str, str]:
+    """Held-out real images in the place of generated ones, as they are and blurred: two rungs of the ladder."""
+    n = min(n, len(reference), len(others))
+    real = extract(net, reference[:n])
+    rungs = {'held_out_real_images': others[:n], 'the_same_blurred_by_one_pixel': damage(others[:n], 'blur', 1, seed)}
+    return {name: 'FID {fid:.1f}, precision {precision:.2f}, recall {recall:.2f}, '.format(**compare(real, extract(net, x), 3, seed)) + f'n = {n}' for name, x in rungs.items()}
+
 def main(argv=None):
     """Train a feature network, on phantoms or on a prepared table's training split, and put it on the ladder of known damage."""
     ap = argparse.ArgumentParser(prog='python -m vap_diffusion.metrics', description=main.__doc__)
@@ -854,7 +861,8 @@ def main(argv=None):
     else:
         images, labels = phantom_images(a.images, 10**6 * (a.seed + 1), a.size)
         other, other_labels = phantom_images(4 * a.n, 10**7 + a.seed, a.size)
-        ladders = {'held-out phantoms': (other[:a.n], other[a.n:], other_labels[a.n:])}
+        skin, skin_labels = phantom_images(4*a.n, 2*10**7 + a.seed, a.size, ['dermoscopy'])
+        ladders = {'held-out phantoms': (other[:a.n], other[a.n:], other_labels[a.n:]), 'held-out dermoscopy': (skin[:a.n], skin[a.n:], skin_labels[a.n:])} # the tables of chapter 19 are of the second kind
     command = 'python -m vap_diffusion.metrics ' + shlex.join(sys.argv[1:] if argv is None else argv)
     if (a.out/'config.json').is_file(): net = load_features(str(a.out))
     else:
@@ -864,12 +872,12 @@ def main(argv=None):
         write_card(a.out, command=f'`{command}`', data=f'{len(images)} training images of {name}, {a.size} px', seed=a.seed, steps=log[-1]['step'],
                    seconds=round(time.time() - began), threads=torch.get_num_threads(), parameters=sum(p.numel() for p in net.parameters()),
                    instance_loss=round(log[-1]['instance'], 3), damage_loss=round(log[-1]['damage'], 3),
-                   classifier_accuracy_on_training_images=round(float(correct.float().mean()), 3))
+                   classifier_accuracy_on_training_images=round(float(correct.float().mean()), 3), **on_card(net, *next(iter(ladders.values()))[:2], a.n, a.seed))
     if a.ladder is None: return
     found = json.loads(a.ladder.read_text()) if a.ladder.is_file() else {}
     for what, (reference, others, others_labels) in ladders.items():
         n, began = min(a.n, len(reference), len(others)), time.time()
-        rungs = feature_ladder(reference, others, others_labels, net, n, a.seed)
+        rungs = feature_ladder(reference, others, others_labels, net, n, a.seed, classes=3 if what == 'held-out dermoscopy' else 1)
         found[f'{name}: {what}'] = dict(features=features_name(net), n=n, k=3, seed=a.seed, seconds=round(time.time() - began),
                                        device=f'CPU, {torch.get_num_threads()} threads', command=command, rungs=rungs)
     a.ladder.parent.mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,8 @@ def judge(sets, pipes, table, size, split, n, features, seed) -> dict[str, dict]
     figures = {}
     for name, folder in sets.items():
         images, manifest = load_samples(folder)
-        figures[name] = evaluate(real, images, features, n=n if floor else None, seed=seed, **floor)
+        painted = json.loads((Path(folder)/'sample.json').read_text())
+        figures[name] = evaluate(real, images, features, n=n if floor else None, seed=seed, **floor) | {k: painted[k] for k in ('num_inference_steps', 'guidance_scale', 'guidance_interval')}
         if name != 'class': figures[name]['prompts'], figures[name]['adherence'] = folder.name.split('-')[-1], adherence_of(images, manifest, table)
     vae = pipes['class'].vae
     rebuilt = decode_moments(vae, encode_images(vae, real, progress=False)[0])
@@ -161,8 +162,9 @@ def table_html(figures:dict) -> str:
     keys = ('fid', 'kid', 'is', 'precision', 'recall')
     first = next(iter(figures.values()))
     floor = [first['is_real'] if k == 'is' else first[f'{k}_floor'] for k in keys]
-    cells = lambda numbers: ''.join(f'<td>{x:.3g}</td>' for x in numbers)
-    rows = [f'<tr><td>real images (floor)</td>{cells(floor)}<td></td><td></td><td></td></tr>']
+    cells = lambda numbers: ''.join('<td></td>' if x is None else f'<td>{x:.3g}</td>' for x in numbers)
+    halves = first['half_splits']
+    rows = [f"<tr><td>{name}</td>{cells(numbers)}<td></td><td></td><td></td></tr>" for name, numbers in (('real images (floor)', floor), (f"two halves of the real images, N = {halves['n']}", [halves[k][0] if k in halves else None for k in keys]))]
     for name, f in figures.items():
         budget = f"<td>{f['steps']}</td><td>{f['seconds']:.0f}</td>" if 'steps' in f else '<td></td><td></td>'
         said = f"<td>{f['adherence']['mean']:.2f} ({f['adherence']['chance']:.2f})</td>" if f.get('adherence') else '<td></td>'
@@ -265,7 +267,7 @@ def quickstart(
         for name in of:
             if name == 'reconstruction': continue
             made = json.loads((runs['class' if name == 'class' else 'class+text']/'train.json').read_text())
-            of[name] |= {k: made[k] for k in ('steps', 'seconds', 'cpu_seconds', 'images_seen', 'parameters')} | dict(guidance_scale=guidance_scale)
+            of[name] |= {k: made[k] for k in ('steps', 'seconds', 'cpu_seconds', 'images_seen', 'parameters')}
     stages('report')
     shown = shown_images(pipes, out, table, record['size'], splits[0], 4, seed, guidance_scale)
     draw_samples(shown, out/'samples.png', titles=dict(real='phantoms') if dataset == 'phantoms' else {}); draw_samples(shown, out/'generated.png', real=False); draw_losses(runs, out/'losses.png')
