@@ -481,3 +481,38 @@ def test_a_class_called_all(tmp_path):
         for i in range(10): Image.fromarray(make_phantom('nevus', i, 16).image).save(tmp_path/'root'/k/f'{i}.png')
     done = CliRunner().invoke(app, ['prepare', '--dataset', 'folder', '--root', str(tmp_path/'root'), '--out', str(tmp_path/'w')])
     assert done.exit_code == 0 and '(all)' in done.output, done.output
+
+# --- what is the machine's fault, and what the file's ------------------------------------------------------------------
+
+def test_a_machine_that_fails_is_not_a_damaged_image(tmp_path, monkeypatch):
+    path = draw(tmp_path/'a.png')
+    def fails_once(*a, **k): raise OSError(24, 'Too many open files')
+    with monkeypatch.context() as m:
+        m.setattr(Image, 'open', fails_once)
+        with pytest.raises(OSError, match='Too many open files'): load_image(path)
+    with monkeypatch.context() as m:
+        m.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+        with pytest.raises(ValueError, match='million pixels; scale it down'): load_image(path)
+    assert load_image(path).shape == (24, 24, 3)
+
+@pytest.mark.parametrize('low, high', [(0, 1), (0, 1.02), (-1, 1), (-3, 3), (0, 4095)])
+def test_float_images_keep_their_range(tmp_path, low, high):
+    values = np.linspace(low, high, 24*24, dtype=np.float32).reshape(24, 24)
+    if high > 100: values = values.round()
+    Image.fromarray(values).save(tmp_path/'a.tiff')
+    assert load_image(tmp_path/'a.tiff').max() == 255
+
+@pytest.mark.parametrize('data, said', [('image,label\na,b\nc,d,e\n'.encode(), 'double quotes'), ('image,label\nä,b\n'.encode('cp1252'), 'CSV UTF-8'), ('image,label\nä,b\n'.encode('utf-16'), 'CSV UTF-8'), (b'image,label\n', 'no rows'), (b'', 'is empty')])
+def test_label_files_as_spreadsheets_save_them(tmp_path, data, said):
+    (tmp_path/'l.csv').write_bytes(data)
+    with pytest.raises(ValueError, match=said): read_csv(tmp_path/'l.csv', ['image', 'label'])
+
+def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
+    draw(tmp_path/'A'/'a.png'); source = draw(tmp_path/'A'/'b.png')
+    try: os.rename(source, os.fsencode(tmp_path/'A') + b'/l\xe4sion.png')
+    except OSError: pytest.skip('this file system takes UTF-8 names only')
+    with pytest.raises(ValueError, match='rename that file'): folder_table(tmp_path)
+
+def test_phantoms_that_are_there_are_taken_with_a_word(tmp_path):
+    ready('phantoms', tmp_path/'p', tmp_path/'w', n=12, size=32)
+    with pytest.warns(UserWarning, match='holds 12 phantoms'): assert len(ready('phantoms', tmp_path/'p', tmp_path/'v', n=30, size=32)) == 12

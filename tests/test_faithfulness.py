@@ -319,3 +319,20 @@ def test_failures_seen_by_eye():
     assert (verdict([], 'colonoscopy'), verdict(['vessels'], 'colonoscopy'), verdict(['lesion'], 'colonoscopy'), verdict(['colour'], 'dermoscopy')) == ('right', 'partly', 'wrong', 'partly')
     assert failed({'shape': ['irregular', 'oval', 'round']}, dict(shape=['round', 'oval']), 'dermoscopy') == ['shape'], 'who names them all is not right'
     for r in json.loads(RESULTS.read_text())['images']: assert r['failed'] == failed(read_claims(r['text'], r['modality']), r['seen'], r['modality']) and r['verdict'] == verdict(r['failed'], r['modality']), r['image']
+
+@pytest.mark.parametrize('modality, text, wanted', [
+    ('chest_xray', '- No device\n- Round opacity in the left lung\n- Large heart\n- Clear lungs\n- Slim build\n- Right marker', dict(device=['none'], opacity=['round'], side=['left'], heart=['large'], lungs=['clear'], build=['slim'], marker=['right'])),
+    ('chest_xray', '- Lungs: clear\n- Heart: large\n- Build: slim', dict(lungs=['clear'], heart=['large'], build=['slim'])),
+    ('dermoscopy', '1. Round brown lesion\n2. Soft border\n3. Pink skin', dict(shape=['round'], colour=['brown'], border=['soft'], skin=['pink']))])
+def test_a_list_is_read_line_by_line(modality, text, wanted): assert read_claims(text, modality) == wanted
+
+def test_failed_descriptions_of_a_lesion_do_not_agree(tmp_path):
+    from vap_diffusion.faithfulness import agreement_of_lesions
+    from vap_diffusion.phantoms import write_phantoms
+    write_phantoms(tmp_path/'p', 40, size=32, modalities=['dermoscopy'], progress=False)
+    table = prepare('phantoms', tmp_path/'p', tmp_path/'w', n=40, size=32, modality='dermoscopy', progress=False)
+    table.attrs['source'] = 'x'; write_table(table.assign(group=[f'g{i//2}' for i in range(len(table))]), tmp_path/'w')
+    lines = [dict(file_name=f, label='nevus', t1='', t2='', model='m', prompt_version='v', t_mix='' if i < 20 else 'Round brown lesion.', **({'failed': 'refusal'} if i < 20 else {})) for i, f in enumerate(table.file_name)]
+    (tmp_path/'w'/'descriptions.jsonl').write_text(''.join(json.dumps(l) + '\n' for l in lines))
+    agreement_of_lesions(tmp_path/'w', path=tmp_path/'found.json')
+    assert json.loads((tmp_path/'found.json').read_text())['images'] == 20

@@ -219,3 +219,32 @@ def test_every_judge_of_a_result_has_a_ladder():
     results = Path(__file__).parent.parent/'results'
     judges = {m for f in results.glob('*.json') if f.stem != 'feature_ladder' for m in re.findall(r'"features": "(\w+-64-[0-9a-f]{8})"', f.read_text())}
     assert judges and judges == {l['features'] for l in json.loads((results/'feature_ladder.json').read_text()).values()}
+
+def test_a_table_of_one_class_climbs_the_ladder():
+    from vap_diffusion.metrics import load_features, missing_modes, on_card, phantom_images
+    images, labels = phantom_images(40, 5*10**6, 32)
+    kinds = [kind for kind, *_ in missing_modes(images, ['a']*40, 20, 0)]
+    assert 'class left out' not in kinds and 'half of the modes' in kinds
+    net = load_features('phantoms')
+    assert on_card(net, images[:3], images, 10, 0) == {} and 'n = 20' in on_card(net, images[:20], images[20:], 1500, 0)['held_out_real_images']
+
+def test_intervals_need_twice_as_many_images():
+    from vap_diffusion.metrics import evaluate
+    images = torch.randint(0, 256, (7, 3, 64, 64), dtype=torch.uint8)
+    with pytest.raises(ValueError, match='too few for intervals'): evaluate(images, images, floor_real=images, repeats=3)
+
+def test_adherence_reads_each_class_by_its_own_modality():
+    import pandas as pd
+    from vap_diffusion.phantoms import CLASSES, describe_attributes, make_phantom
+    from vap_diffusion.quickstart import adherence_of
+    made = [make_phantom(label, 920_000 + i) for i in range(4) for of in CLASSES.values() for label in of]
+    manifest = pd.DataFrame(dict(label=[p.label for p in made], prompt=[describe_attributes(p.modality, p.attributes) for p in made]))
+    table = manifest.assign(modality=[p.modality for p in made])
+    found = adherence_of(np.stack([p.image for p in made]), manifest, table)
+    assert found['mean'] > .9 > found['chance'] + .3 and found['n'] == len(made)
+
+@pytest.mark.parametrize('how, said', [(dict(images=800), '800 phantoms are too few'), (dict(n=2), 'at least 4')])
+def test_a_quickstart_that_cannot_end_does_not_begin(tmp_path, how, said):
+    from vap_diffusion.quickstart import quickstart
+    with pytest.raises(ValueError, match=said): quickstart(tmp_path/'q', progress=False, **how)
+    assert not (tmp_path/'q').exists()

@@ -85,3 +85,29 @@ def test_damaged_and_misplaced_files_are_named(pipe, tmp_path):
     with pytest.raises(ValueError, match='sample.json is damaged'): sample(pipe, tmp_path/'s', 1, progress=False)
     with pytest.raises(FileExistsError, match='is a file: choose a folder'): sample(pipe, tmp_path/'file', 1, progress=False)
     with pytest.raises(ValueError, match="leave label and prompt out"): sample(pipe, tmp_path/'t', 1, label='nevus', prompts='own', like=tmp_path, progress=False)
+
+def test_a_guide_without_words_is_refused(tmp_path):
+    from vap_diffusion.training import train
+    w = folder_with_features(tmp_path)
+    reads, mute = (build_pipeline(train(w, steps=2, name=str(text), text=text, embed_dim=64, depth=2, progress=False)) for text in (True, False))
+    with pytest.raises(ValueError, match='without descriptions'): guide_of(reads, w/'models'/'False')
+    with pytest.raises(ValueError, match='without descriptions'): guide_of(mute, w/'models'/'True')
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_is_loaded_and_saved(tmp_path, pipe, dtype):
+    from vap_diffusion.pipeline import VAPDiffusionPipeline
+    from vap_diffusion.phantoms import asset_path
+    half = VAPDiffusionPipeline.from_pretrained(asset_path('course'), torch_dtype=dtype)
+    assert half.uvit.dtype == half.vae.dtype == dtype
+    half.save_pretrained(tmp_path/'half')
+    again = VAPDiffusionPipeline.from_pretrained(tmp_path/'half')
+    image = again('nevus', 'round pink lesion', 4, generator=torch.Generator().manual_seed(0), output_type='np').images[0]
+    whole = pipe('nevus', 'round pink lesion', 4, generator=torch.Generator().manual_seed(0), output_type='np').images[0]
+    assert np.abs(image - whole).mean() < .03
+
+def test_own_prompts_of_a_half_described_table_name_what_is_missing(tmp_path, pipe):
+    from vap_diffusion.pipeline import plan
+    w = folder_with_features(tmp_path)
+    lines = (w/'descriptions.jsonl').read_text().splitlines()
+    (w/'descriptions.jsonl').write_text('\n'.join(lines[:1]) + '\n')
+    with pytest.raises(ValueError, match='have no description'): plan(pipe, 2, prompts='own', like=w, split='train')

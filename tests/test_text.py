@@ -238,3 +238,9 @@ def test_the_course_encoder_is_the_shipped_one():
     recorded = json.loads(asset_path('text', 'config.json').read_text())['fingerprint']
     assert load_text_encoder('course').fingerprint == TextEncoder.from_pretrained(asset_path('course')/'text_encoder').fingerprint == recorded
     assert load_text_encoder('course').fingerprint == json.loads((asset_path('course')/'model_index.json').read_text())['text_fingerprint']
+
+@pytest.mark.parametrize('text', ['é'*100, '😀'*60, 'a round brown lesion ≈ '*30, '圆形棕色病变位于图像中央边界清晰'*20])
+def test_a_cut_does_not_fall_inside_a_character(text):
+    encoder = load_text_encoder('course')
+    with pytest.warns(UserWarning, match='longer than'): states, mask = encoder.encode([text])
+    assert 0 < mask.sum() == states.shape[1] <= encoder.context_length

@@ -249,3 +249,30 @@ def test_a_preset_for_larger_images_says_so(work):
 def test_half_precision_is_refused(work):
     from vap_diffusion.training import train
     with pytest.raises(ValueError, match="mixed_precision 'fp16' is not known: choose one of no, bf16"): train(work, steps=1, name='half', **SMALL | dict(mixed_precision='fp16'))
+
+def test_names_and_sizes_that_would_fail_later_are_refused_first(work):
+    from vap_diffusion.training import encode, train
+    with pytest.raises(ValueError, match='not the name of one folder'): train(work, steps=2, name='exp/1', **SMALL)
+    with pytest.raises(ValueError, match='give a multiple of 16'): encode(work, size=72)
+
+def test_damaged_features_are_named(work, tmp_path):
+    import shutil
+    from vap_diffusion.training import load_features
+    w = tmp_path/'w'; shutil.copytree(work, w, ignore=shutil.ignore_patterns('models'))
+    for name in ('text', 'moments'):
+        file = w/'features'/f'{name}.safetensors'; whole = file.read_bytes(); file.write_bytes(whole[:len(whole)//2])
+        with pytest.raises(ValueError, match=f'{name}.safetensors is damaged'): load_features(w)
+        file.write_bytes(whole)
+    assert len(load_features(w)) > 0
+
+def test_an_autoencoder_is_found_from_another_folder(tmp_path, monkeypatch):
+    import shutil
+    from pathlib import Path
+    from train_kills import folder_with_features
+    from vap_diffusion.phantoms import asset_path
+    from vap_diffusion.training import encode
+    shutil.copytree(asset_path('autoencoder'), tmp_path/'mine')
+    w = folder_with_features(tmp_path); shutil.rmtree(w/'features')
+    monkeypatch.chdir(tmp_path)
+    record = encode(w, Path('mine'))
+    assert Path(record['autoencoder']).is_absolute() and encode(w, 'mine') == record

@@ -280,3 +280,30 @@ def test_workers_and_one_process_say_the_same(tmp_path):
     table = prepare('phantoms', tmp_path/'p', tmp_path/'w', n=210, size=32, progress=False)
     for row, said in list(zip(table.itertuples(), words.itertuples()))[::15]:
         assert describe_files(prompters, [tmp_path/'p'/row.file_name], row.modality)[0]['t_mix'] == said.t_mix
+
+def test_lines_become_sentences_and_thinking_aloud_is_left_out():
+    from vap_diffusion.vaps import one_line, without_thinking
+    assert one_line('**Findings:**\n- No device\n- Large heart.\n\n2) Clear lungs,\n   slim\nbuild') == 'Findings: No device. Large heart. Clear lungs, slim build'
+    assert one_line('A round lesion with a\nsoft border') == 'A round lesion with a soft border' and one_line(' \n ') == ''
+    assert without_thinking('<think>The user wants\n</think>\n\nA round lesion.') == 'A round lesion.' and without_thinking('<think>for ever') == '' and without_thinking('a < b') == 'a < b'
+    class Reasons: # as a server leaves it in the content
+        name = 'reasons'
+        def chat(self, messages, **how): return '<think>The lesion could be anything, let me look.</think>\n- A round brown lesion\n- Soft border'
+    assert VisualAttributePrompter(Reasons(), max_words=20).describe_many([make_phantom('nevus', 1).image])[0]['t_mix'] == 'A round brown lesion. Soft border'
+
+def test_workers_keep_to_the_number_of_words(tmp_path):
+    write_phantoms(tmp_path/'p', 210, size=32, progress=False)
+    prepare('phantoms', tmp_path/'p', tmp_path/'w', n=210, size=32, progress=False)
+    with pytest.warns(UserWarning, match='were cut'): words = describe_table(tmp_path/'w', max_words=10, progress=False)
+    assert words.t_mix.str.split().str.len().max() <= 10
+
+def test_a_merge_does_not_overwrite_another_models_words(work):
+    from vap_diffusion.vaps import merge_descriptions, write_descriptions
+    class Model:
+        def __init__(self, name): self.name = name
+        def chat(self, messages, **how): return f'A round brown lesion, says {self.name}.'
+    write_descriptions(work, Model('first'), progress=False)
+    for i in (1, 2): write_descriptions(work, Model('second'), progress=False, shard=(i, 2))
+    before = (work/'descriptions.jsonl').read_bytes()
+    assert 'holds descriptions by first' in message(ValueError, lambda: merge_descriptions(work))
+    assert (work/'descriptions.jsonl').read_bytes() == before

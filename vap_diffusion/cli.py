@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'Work', 'Seed', 'prepare', 'describe', 'encode', 'train', 'sample', 'evaluate', 'show_figures', 'push',
            'convert', 'quickstart', 'cached', 'server', 'findings', 'doctor', 'kinds', 'complaint', 'show_warning',
-           'Stopped', 'guarded', 'main']
+           'Stopped', 'guarded', 'leave', 'main']
 
 # %% ../nbs/20_cli.ipynb #20a00003
-import atexit, contextlib, errno, functools, gc, os, sys, threading, warnings
+import atexit, contextlib, errno, functools, gc, os, re, sys, threading, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -328,7 +328,7 @@ def findings() -> list[tuple[str, str, str, str]]: # part, what is here, what th
         try: return all(asset_path(p).exists() for p in ('autoencoder', 'text', 'features', 'course'))
         except FileNotFoundError: return False
     judge = {f'curl -L --create-dirs -o {weights} {InceptionFeatures.url}': weights.exists(), 'pip install torch-fidelity': bool(find_spec('torch_fidelity'))}
-    url, free, whole = server(), shutil.disk_usage('.').free, shipped()
+    url, free, whole = re.sub('//[^/@]*@', '//', server()).split('?')[0], shutil.disk_usage('.').free, shipped()
     part = lambda name, here, use, without, command: (name, 'here', use, '') if here else (name, 'missing', without, command)
     return [
         ('Python', platform.python_version(), 'fine' if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed', ''),
@@ -394,6 +394,11 @@ def guarded(verb):
 
 for command in app.registered_commands: command.callback = guarded(command.callback)
 
+def leave(code:int):
+    "End the process; answers of a slow server are not waited for."
+    if any(t.name.startswith('question') for t in threading.enumerate()): os._exit(code)
+    sys.exit(code)
+
 def main():
     "The entry point: errors of the user's making end in one line, Ctrl-C says that nothing is lost."
     gc.set_threshold(10_000)                                                                    # what imports leave is no garbage: looking for it, and taking it apart at the end,
@@ -404,12 +409,11 @@ def main():
     try: sys.exit(app(standalone_mode=False) or 0)
     except Stopped as e:
         print(f'\nstopped: {e}', file=sys.stderr, flush=True)
-        if any(t.name.startswith('question') for t in threading.enumerate()): os._exit(130)     # answers of a slow server are not waited for
-        sys.exit(130)
+        leave(130)
     except Exception as e:
         usage, full = hasattr(e, 'format_message'), 'No space left' in str(e)                   # of the arguments; a full disk, however a library calls it
         if debug or not (usage or full or {'ValueError', 'OSError', 'ImportError', 'FloatingPointError', 'MemoryError', 'OutOfMemoryError', 'ServerError'} & kinds(e)): raise
-        print(f"error: {e.format_message() if usage else complaint(OSError(errno.ENOSPC, '', getattr(e, 'filename', None)) if full else e)}", file=sys.stderr)
-        sys.exit(2 if usage else 1)
+        print(f"error: {e.format_message() if usage else complaint(OSError(errno.ENOSPC, '', getattr(e, 'filename', None)) if full else e)}", file=sys.stderr, flush=True)
+        leave(2 if usage else 1)
 
 if __name__ == '__main__' and '__file__' in globals(): main()

@@ -68,11 +68,11 @@ def split_by_group(
 def to_8bit(
     values:np.ndarray, # H W, integers of any depth or floats
 ) -> np.ndarray:       # H W uint8
-    "Scale 10-, 12- or 16-bit gray values to bytes by the smallest bit depth that holds them (floats up to 1 by 1)."
+    "Scale 10-, 12- or 16-bit gray values to bytes by the smallest bit depth that holds them (floats up to 1 by 1, others by their largest)."
     values = np.nan_to_num(values.astype(np.float64))
     values = values - min(0, values.min())                         # CT-like values start below zero
     bits = max(8, int(values.max()).bit_length())
-    top = 1 if values.max() <= 1 else 2**(bits + bits % 2) - 1      # scanners give 8, 10, 12, 14 or 16 bits
+    top = 1 if values.max() <= 1 else values.max() if (values % 1).any() else 2**(bits + bits % 2) - 1 # scanners give 8, 10, 12, 14 or 16 bits
     return (values/top*255).round().astype(np.uint8)
 
 def to_rgb(image:Image.Image) -> Image.Image: # 8-bit RGB, upright
@@ -95,7 +95,11 @@ def load_image(
     try:
         with Image.open(path) as image: rgb = to_rgb(image)
     except Image.UnidentifiedImageError: raise ImageError(f'{path}: not an image that Pillow can read; convert it to PNG or remove it') from None
-    except Exception as e: raise ImageError(f'{path}: truncated or damaged ({str(e) or type(e).__name__}); copy it again') from None
+    except Image.DecompressionBombError: raise ImageError(f'{path}: more than {2*Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels; scale it down') from None
+    except MemoryError: raise
+    except Exception as e:
+        if getattr(e, 'errno', None): raise                           # of the machine, not of the file: too many open files, no permission
+        raise ImageError(f'{path}: truncated or damaged ({str(e) or type(e).__name__}); copy it again') from None
     if min(rgb.size) < MIN_SIDE: raise ImageError(f'{path}: {rgb.width} x {rgb.height} pixels, at least {MIN_SIDE} x {MIN_SIDE} are needed; remove it')
     if size is not None: rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(rgb)
@@ -136,6 +140,8 @@ def list_images(root) -> list[Path]: # relative to `root`, sorted
     "Every image file below a folder; raises `FileNotFoundError` that names the endings seen when there is none."
     files = list_files(check_root(root))
     images = [f for f in files if f.suffix.lower() in IMAGE_TYPES]
+    odd = next((f for f in images if not f.as_posix().isprintable() and any('\ud800' <= c <= '\udfff' for c in f.as_posix())), None)
+    if odd: raise ValueError(f'{str(odd)!r} below {root}: a name that is not UTF-8; rename that file')
     if not images:
         seen = ', '.join(sorted({f.suffix or f.name for f in files})[:5]) or 'no file at all'
         raise FileNotFoundError(f'no image below {root} (found: {seen}); known endings are {" ".join(IMAGE_TYPES)}')
@@ -161,8 +167,10 @@ def read_csv(
         if cut:
             with open(path, encoding='utf-8-sig', newline='') as f: wide = next((r for r in csv.reader(f, delimiter=sep) if any(c.strip() for c in r[table.shape[1]:])), None)
             if wide: raise ValueError(f'{path} has a row with more cells than columns ({sep.join(wide)[:80]}): put a cell that holds {sep!r} in double quotes')
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
-        raise ValueError(f'{path} is not a CSV table ({str(e).strip()}): get the file again') from None
+    except UnicodeDecodeError: raise ValueError(f'{path} is not UTF-8 text: save it as "CSV UTF-8"') from None
+    except pd.errors.ParserError as e: raise ValueError(f'{path} is not a CSV table ({str(e).strip()}): get the file again, or put a cell that holds {sep!r} in double quotes') from None
+    except pd.errors.EmptyDataError: raise ValueError(f'{path} is empty: get the file again') from None
+    if table.empty: raise ValueError(f'{path} has a header and no rows: get the file again')
     table.columns = table.columns.str.strip()
     missing = [c for c in columns if c not in table.columns]
     if missing: raise ValueError(f'{path} has no column {", ".join(missing)} (found: {", ".join(table.columns)}): rename the columns, or take the publisher\'s file')
@@ -295,7 +303,10 @@ def draw_phantoms(root, n, size, seed, modalities):
     "Draw phantoms into `root` unless they are there; a drawing that was stopped (images, no phantoms.csv) is done again."
     root = Path(root)
     if n < 1: raise ValueError(f'n is {n}: at least 1 phantom is needed')
-    if (root/'phantoms.csv').exists(): return
+    if (root/'phantoms.csv').exists():
+        there = read_csv(root/'phantoms.csv', TABLE_COLUMNS)
+        if len(there) != n or set(there.modality) != set(modalities): warnings.warn(f'{root} holds {len(there)} phantoms ({", ".join(sorted(set(there.modality)))}), which are taken as they are: for others give an empty folder', stacklevel=3)
+        return
     others = sorted(f.name for f in root.iterdir() if f.name not in ('images', 'phantoms.csv.part')) if root.is_dir() else []
     if others: raise FileExistsError(f'{root} holds other files ({others[0]}) and no phantoms.csv: give an empty folder, and phantoms are drawn there')
     write_phantoms(root, n, size=size, seed=seed, modalities=modalities)

@@ -27,7 +27,7 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 from .phantoms import AREAS, ATTRIBUTES, CLASSES, TOGETHER, data_path, describe_attributes, draw_attributes, make_phantom
 from .datasets import load_table
-from .vaps import MeasuringDescriber, VisualAttributePrompter, answers, make_mllm, read_lines, writing
+from .vaps import MeasuringDescriber, VisualAttributePrompter, answers, make_mllm, one_line, read_lines, writing
 
 # %% ../nbs/06_faithfulness.ipynb #f6000010
 def either(*words): return re.compile(r'(?<![\w-])(?:' + '|'.join(words) + r')(?!\w|-(?:white|blue|purple|violet|yellow|pink)\b)')
@@ -186,8 +186,8 @@ OTHERS = either(r'dots?', r'globules?', r'streaks?', r'network', r'stools?', r'm
 
 # %% ../nbs/06_faithfulness.ipynb #f6000011
 def normalise(text:str) -> str:
-    "Small letters, one spelling, plain quotes and dashes."
-    text = re.sub(r'[\u2010-\u2015]', '-', text.lower().replace('\u2019', "'"))
+    "Small letters, one line, one spelling, plain quotes and dashes."
+    text = re.sub(r'[\u2010-\u2015]', '-', one_line(text).lower().replace('\u2019', "'"))
     text = re.sub(r'"|\u201c|\u201d|\'(?=[lr]\'|\W|$)|(?<=\b[lr])\'', '', text)
     for old, new in (('center', 'centre'), ('grey', 'gray'), ('color', 'colour'), ("n't", ' not'), ('cannot', 'can not'), ('per cent', '%'), ('percent', '%')): text = text.replace(old, new)
     return re.sub(r'\s+', ' ', text.replace('can not be', 'cannot be')).strip()
@@ -201,7 +201,7 @@ def statements(
     "The sentences (also cut at semicolons) that state something about this image: no question, wish or general remark."
     text = re.sub(r',? ?from (?:left to right|right to left|top to bottom|side to side)', '', text)
     text = re.sub(r'(?:^|(?<=[.;] ))compared (?:with|to) [^,.;]*, ', '', text)
-    parts = re.split(r'(?<=[.!?;])(?:\s+|$)|\n', text)
+    parts = re.split(r'(?<=[.!?;])(?:\s+|$)', text)
     return [p.strip(' .;!') for p in parts if p.strip(' .;!') and not p.strip().endswith('?') and not GENERAL.search(p.strip()) and not WISH.search(p.strip())]
 
 # %% ../nbs/06_faithfulness.ipynb #f6000012
@@ -845,7 +845,7 @@ def agreement_of_lesions(
 ) -> pd.DataFrame:                   # as from `lesion_agreement`
     "Lesion-level agreement of the descriptions in a folder, of whatever model."
     start, table = time.time(), load_table(out)
-    words = {r['file_name']: r for r, _ in read_lines(Path(out)/'descriptions.jsonl')}
+    words = {r['file_name']: r for r, _ in read_lines(Path(out)/'descriptions.jsonl') if r['t_mix']}
     rows, modality = table[table.file_name.isin(words)].reset_index(drop=True), table.modality.mode()[0]
     read = [{a: '/'.join(v) for a, v in read_claims(words[f]['t_mix'], modality).items()} for f in rows.file_name]
     claims = pd.concat([rows[['label', 'group']], pd.DataFrame(read, columns=list(ATTRIBUTES[modality])).fillna('unsaid')], axis=1)

@@ -7,7 +7,7 @@ __all__ = ['PAPER', 'GB', 'CPU_ATTENTION', 'shape_of', 'Step', 'counted', 'step_
            'synchronize', 'seconds_of', 'matmul', 'matmul_rate', 'device_name', 'measure', 'plan', 'main']
 
 # %% ../nbs/16_full_training.ipynb #16a00004
-import argparse, platform, statistics, time
+import argparse, platform, statistics, sys, time
 from pathlib import Path
 import torch
 from diffusers import DDPMScheduler
@@ -217,7 +217,8 @@ def main(argv=None):
         ap.add_argument(f'--{name}', type=kind, default=default, help=what)
     ap.add_argument('--compile', action='store_true', help='torch.compile'); ap.add_argument('--out', type=Path, help='a JSON file for the figures')
     a = ap.parse_args(argv)
-    found = measure(a.preset, a.batch, a.words, compiled=a.compile)
+    try: found = measure(a.preset, a.batch, a.words, compiled=a.compile)
+    except torch.OutOfMemoryError: sys.exit(f"error: this device does not hold {a.batch or load_preset(a.preset)['batch_size']} images at once: give a smaller --batch, and train with --accumulate")
     todo = plan(a.preset, found['images_per_second'], steps=a.steps, images=a.images, devices=a.devices, price_per_hour=a.price)
     held = sum(memory_of(shape_of(a.preset), todo['batch']//a.devices, a.words).values())
     print(f"{found['device']}: {found['images_per_second']:.3g} images/s with {found['batch']} at once in {found['dtype']}, {100*found['share']:.0f} % of its matmul rate ({found['rate']/1e12:.3g} TFLOP/s)")

@@ -305,8 +305,8 @@ class FeatureNet(ModelMixin, ConfigMixin):
         return (self.pools(x / 127.5 - 1) - self.centre) @ self.whiten
 
     def logits(self, features:Tensor) -> Tensor: # B F -> B classes
-        """Class logits from features, for the Inception Score."""
-        return self.classifier(features)
+        """Class logits from features, for the Inception Score; none where there were no labels to learn from."""
+        return self.classifier(features) if self.config.classes else features[:, :0]
 
 # %% ../nbs/13_metrics.ipynb #e8016925
 @torch.no_grad()
@@ -642,6 +642,7 @@ def evaluate(
     real, fake = as_bytes(real, 'real'), as_bytes(fake, 'fake')
     if floor_real is not None: floor_real = as_bytes(floor_real, 'floor_real')
     if n is not None and n <= k: raise ValueError(f'n = {n} is too few for k = {k}: give n >= {k + 1}')
+    if repeats and (few := min(n or len(real), len(real), len(fake))) < 2*(k + 1): raise ValueError(f'{few} images are too few for intervals, which come from halves: give n >= {2*(k + 1)}, or no repeats')
     if unequal and (floor_real is None or n is not None): raise ValueError('unequal takes all images of three sets: give floor_real, and no n')
     real, fake, other, how = (real, fake, floor_real, 'another real set') if unequal else draw_sets(real, fake, floor_real, n, seed)
     least = min(map(len, (real, fake, other)))
@@ -669,7 +670,7 @@ def missing_modes(images:Tensor, labels, n:int, seed:int, classes:int=1):
     rng, labels = np.random.default_rng(seed), np.asarray(labels)
     draw = lambda rows: images[torch.from_numpy(rng.choice(rows, n, replace=len(rows) < n))]
     names, counts = np.unique(labels, return_counts=True)
-    for name in names[np.argsort(-counts, kind='stable')[:classes]]: yield 'class left out', str(name), draw(np.flatnonzero(labels != name))
+    for name in names[np.argsort(-counts, kind='stable')[:classes*(len(names) > 1)]]: yield 'class left out', str(name), draw(np.flatnonzero(labels != name))
     thumbnails = F.adaptive_avg_pool2d(images.float(), 8).flatten(1).numpy()                # N 192
     _, mode = kmeans2(thumbnails, 6, seed=seed, minit='++')
     yield 'half of the modes', '3 of 6 clusters', draw(np.flatnonzero(np.isin(mode, rng.permutation(6)[:3])))
@@ -697,7 +698,7 @@ def feature_ladder(
         yield from missing_modes(images, labels, n, seed, classes)
         yield 'copies', 'the reference itself', known
     real = extract(net, known)
-    return [dict(kind=kind, level=level, **compare(real, extract(net, x), k, seed)) for kind, level, x in tqdm(rungs(), total=18 + classes, desc='ladder')]
+    return [dict(kind=kind, level=level, **compare(real, extract(net, x), k, seed)) for kind, level, x in tqdm(rungs(), desc='ladder')]
 
 # %% ../nbs/13_metrics.ipynb #6df36dc0
 def agreement(wanted:list[dict], read:list[dict]) -> dict[str, float]:
@@ -805,14 +806,14 @@ def draw_classes(
     lines = [f'{label} {j + 1}: {prompts[i]}' for label, at in rows.items() for j, i in enumerate(at) if prompts[i]]
     top, foot = 0.95*len(rows) + 0.35, 0.16*len(lines) + 0.1
     fig = Figure(figsize=(9, top + foot), dpi=110)
-    fig.text(0.01, 1 - 0.17/(top + foot), title, fontsize=9, va='center')
+    fig.text(0.01, 1 - 0.17/(top + foot), title, fontsize=9, va='center', parse_math=False)
     for r, (label, at) in enumerate(rows.items()):
         y = 1 - (0.35 + 0.95*(r + 1))/(top + foot)
-        fig.text(0.01, y + 0.46/(top + foot), label, fontsize=8, va='center')
+        fig.text(0.01, y + 0.46/(top + foot), label, fontsize=8, va='center', parse_math=False)
         for j, i in enumerate(at):
             ax = fig.add_axes([(1.3 + 0.95*j)/9, y, 0.92/9, 0.92/(top + foot)]); ax.imshow(images[i], interpolation='lanczos'); ax.set_axis_off()
             if prompts[i]: ax.text(0.04, 0.94, str(j + 1), transform=ax.transAxes, fontsize=6, color='white', va='top', bbox=dict(facecolor='black', alpha=0.6, pad=0.8, lw=0))
-    for k, line in enumerate(lines): fig.text(0.01, (foot - 0.1 - 0.16*k)/(top + foot), line, fontsize=6.5, va='center')
+    for k, line in enumerate(lines): fig.text(0.01, (foot - 0.1 - 0.16*k)/(top + foot), line, fontsize=6.5, va='center', parse_math=False)
     part = Path(path).with_suffix('.part')
     fig.savefig(part, format='png', metadata=dict(Description=SYNTHETIC, Synthetic='true'))
     part.replace(path)
@@ -837,9 +838,11 @@ def write_card(out:Path, **facts):
 
 def on_card(net, reference, others, n:int, seed:int) -> dict[str, str]:
     """Held-out real images in the place of generated ones, as they are and blurred: two rungs of the ladder."""
-    n = min(n, len(reference), len(others))
-    real = extract(net, reference[:n])
-    rungs = {'held_out_real_images': others[:n], 'the_same_blurred_by_one_pixel': damage(others[:n], 'blur', 1, seed)}
+    n, draw = min(n, len(reference), len(others)), torch.Generator().manual_seed(seed)
+    if n <= 3: return {}
+    known, clean = (x[torch.randperm(len(x), generator=draw)[:n]] for x in (reference, others)) # as `feature_ladder` draws
+    real = extract(net, known)
+    rungs = {'held_out_real_images': clean, 'the_same_blurred_by_one_pixel': damage(clean, 'blur', 1, seed)}
     return {name: 'FID {fid:.1f}, precision {precision:.2f}, recall {recall:.2f}, '.format(**compare(real, extract(net, x), 3, seed)) + f'n = {n}' for name, x in rungs.items()}
 
 def main(argv=None):

@@ -65,7 +65,6 @@ class VAPDiffusionPipeline(DiffusionPipeline):
     """Class + description -> images (Fig. 1 of the paper, at test time), in diffusers' conventions.
 
     Parts: `vae` (f_E, f_D), `uvit` (epsilon_theta, with its prototypes), `text_encoder` (tau), `scheduler`; `prompt_bank` stands beside them."""
-    model_cpu_offload_seq = 'text_encoder->uvit->vae'
     one_pass = None                     # condition and empty class in one batch? None: on a GPU; on a CPU two passes are cheaper, for the empty class has no words
 
     def __init__(
@@ -153,7 +152,7 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         if isinstance(generator, list) and len(generator) != len(names): raise ValueError(f'{len(generator)} generators for {len(names)} images: give one for all, or one each')
         prompts = self.check_prompts(names, prompt, generator)
         c = self.uvit.config
-        x = latents if latents is not None else randn_tensor((len(names), c.in_channels, c.sample_size, c.sample_size), generator, self.device, torch.float32)
+        x = latents.to(self.device) if latents is not None else randn_tensor((len(names), c.in_channels, c.sample_size, c.sample_size), generator, self.device, torch.float32)
         text, mask = self.states(prompts) if self.config.uses_text else (None, None)              # B L D, B L
         null = self.states(['']*len(names))[0] if self.config.pad_text else None                 # B L D
         low, high = (share*self.scheduler.config.num_train_timesteps for share in guidance_interval)
@@ -169,6 +168,8 @@ class VAPDiffusionPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory, push_to_hub:bool=False, **kwargs):
         "diffusers' layout, with prompt_bank.json and the card README.md beside the parts; safetensors only."
         hub = {k: kwargs.pop(k) for k in ('repo_id', 'private', 'token', 'commit_message', 'create_pr') if k in kwargs}
+        if self.dtype != torch.float32: # what is loaded again is rounded
+            self.register_to_config(**{f'{what}_fingerprint': found for what, found in (('vae', fingerprint(self.vae)), ('text', self.text_encoder.fingerprint)) if self.config[f'{what}_fingerprint']})
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
         if self.prompt_bank is not None: self.prompt_bank.save(Path(save_directory)/'prompt_bank.json')
         if self.card: (Path(save_directory)/'README.md').write_text(self.card, encoding='utf-8')
@@ -186,7 +187,9 @@ class VAPDiffusionPipeline(DiffusionPipeline):
             from huggingface_hub import snapshot_download
             where = {k: kwargs.pop(k) for k in ('revision', 'cache_dir', 'token', 'local_files_only', 'force_download') if k in kwargs}
             folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=['*.json', '*.txt', '*.safetensors', 'README.md'], **where))
-        pipe = super().from_pretrained(folder, **kwargs)
+        dtype = next((d for d in [kwargs.pop(k, None) for k in ('torch_dtype', 'dtype')] if d is not None), None)
+        pipe = super().from_pretrained(folder, **kwargs)                                      # as it was saved: then the fingerprints fit
+        if dtype is not None: pipe = pipe.to(dtype)
         if (folder/'prompt_bank.json').exists(): pipe.prompt_bank = PromptBank.load(folder/'prompt_bank.json')
         if (folder/'README.md').exists(): pipe.card = (folder/'README.md').read_text(encoding='utf-8')
         return pipe
@@ -227,7 +230,7 @@ def assemble(
     vae = load_autoencoder(out/'autoencoder' if record['adapt_minutes'] else record['autoencoder'])
     vae.register_to_config(latents_mean=record['latents_mean'], latents_std=record['latents_std'])  # measured on these training images
     scheduler = DPMSolverMultistepScheduler(**SCHEDULES[settings['preset']['schedule']], algorithm_type='dpmsolver++', solver_order=2, use_lu_lambdas=True, prediction_type=settings['preset']['prediction_type'])
-    return VAPDiffusionPipeline(vae, uvit, load_text_encoder(record['text_encoder']), scheduler, record['classes'], settings['text'], table.modality.mode()[0],
+    return VAPDiffusionPipeline(vae, uvit, load_text_encoder(record['text_encoder']), scheduler, record['classes'], settings['text'], ', '.join(table.modality.value_counts().index),
                                 settings['vae_fingerprint'], settings['text_fingerprint'], f'{table.attrs["dataset"]}-{run.name}')
 
 def network(
@@ -324,8 +327,10 @@ def plan(
     if prompts == 'own' and like is None: raise ValueError("prompts 'own' needs a working folder whose images have descriptions: give like (--like W)")
     if prompts == 'own':
         rows = split_rows(like, split).sample(n, replace=n > len(split_rows(like, split)), random_state=seed)
+        if not pipe.config.uses_text: return pd.DataFrame(dict(label=rows.label.tolist(), prompt=''))
         words = load_descriptions(like).set_index('file_name').t_mix
-        return pd.DataFrame(dict(label=rows.label.tolist(), prompt=words[rows.file_name].tolist() if pipe.config.uses_text else ''))
+        if absent := sorted(set(rows.file_name) - set(words.index)): raise ValueError(f'{len(absent)} images of split {split!r} have no description, first {absent[0]}: run `vap-diffusion describe {like}` to the end')
+        return pd.DataFrame(dict(label=rows.label.tolist(), prompt=words[rows.file_name].tolist()))
     labels = plan_labels(pipe, n, label, like, split, seed)
     if not pipe.config.uses_text: # its images are not said to show what it has not read
         if prompt: warnings.warn(f'model {pipe.config.name!r} was trained without descriptions and ignores the prompt')
@@ -390,6 +395,7 @@ def guide_of(pipe, guide) -> UViT|None:
     "The network of a weaker model; `ValueError` when it does not fit."
     if guide is None: return None
     other = assemble(Path(guide).parent, network(Path(guide).parent, Path(guide).name)) if (Path(guide)/'config.json').exists() else load_pipeline(guide)
+    if other.config.uses_text != pipe.config.uses_text: raise ValueError(f'--guide {guide} and the model: one of them was trained without descriptions; take one that was trained alike')
     for what in ('vae_fingerprint', 'text_fingerprint', 'class_names'):
         if other.config[what] != pipe.config[what]: raise ValueError(f'--guide {guide} has another {what.replace("_", " ")} than the model: take a shorter training on the same features')
     theirs, ours = other.scheduler.config, pipe.scheduler.config

@@ -370,8 +370,9 @@ def prompt_distances(
             parts = [encoder.encode(texts[i:i + 64]) for i in range(0, len(texts), 64)]
             return np.concatenate([torch.nn.functional.normalize(s.sum(1)/m.sum(1, keepdim=True).clamp(min=1), dim=-1).cpu().numpy() for s, m in parts])  # B D
         return 1 - means(a) @ means(b).T
-    words = sorted(set().union(*map(words_of, a), *map(words_of, b)))
-    A, B = (np.array([[w in words_of(t) for w in words] for t in texts], np.float32).reshape(len(texts), -1) for texts in (a, b))   # len W
+    sets = [[words_of(t) for t in texts] for texts in (a, b)]
+    words = sorted(set().union(*sets[0], *sets[1]))
+    A, B = (np.array([[w in s for w in words] for s in found], np.float32).reshape(len(found), -1) for found in sets)   # len W
     both = A @ B.T                                                                          # as scipy's 'jaccard', 65 times as fast
     either = A.sum(1)[:, None] + B.sum(1)[None] - both
     return 1 - np.divide(both, either, out=np.ones_like(both), where=either > 0)

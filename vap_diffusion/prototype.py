@@ -154,6 +154,7 @@ class ReleasedUViT(UViT):
         num_prototypes:int|None=None, # K per class; None: twice the number of patches
     ):
         super(UViT, self).__init__() # none of UViT's parts: they have other names here
+        self.check_sizes(sample_size, patch_size, embed_dim, num_heads, depth)
         self.num_patches = (sample_size//patch_size)**2
         self.num_prototypes, hidden = num_prototypes or 2*self.num_patches, int(mlp_ratio*embed_dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + max_text_tokens + self.num_patches, embed_dim))

@@ -10,6 +10,7 @@ __all__ = ['MEANING', 'PAGE', 'commit', 'machine', 'Stages', 'sample_both', 'flo
 # %% ../nbs/19_quickstart.ipynb #19a00003
 import base64, html, io, json, platform, shlex, subprocess, sys, time, warnings
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np
@@ -20,7 +21,8 @@ from .datasets import SPLITS, load_images, load_table, prepare
 from .autoencoder import encode_images, reconstruction
 from .vaps import describe_table, load_descriptions, make_mllm
 from .training import encode, log_lines, train_together, write_json
-from .pipeline import PROMPT_KINDS, SYNTHETIC, build_pipeline, decode_moments, load_samples, sample
+from .pipeline import PROMPT_KINDS, SYNTHETIC, build_pipeline, decode_moments, load_samples, plan, sample
+from .prompt_bank import PromptBank
 from .metrics import adherence, evaluate, load_features
 
 # %% ../nbs/19_quickstart.ipynb #19a00004
@@ -92,10 +94,14 @@ def judge(sets, pipes, table, size, split, n, features, seed) -> dict[str, dict]
     return figures
 
 def adherence_of(images, manifest, table) -> dict: # mean, chance, n
-    "How much of its prompt the measuring describer reads in each image."
-    try: score = adherence(images, manifest.prompt.tolist(), table.modality.mode()[0])
-    except ValueError: return {}                     # free text without a known attribute
-    return {k: score[k] for k in ('mean', 'chance', 'n')}
+    "How much of its prompt the measuring describer reads in each image, by the questions of its class's modality."
+    shows, scores = manifest.label.map(table.groupby('label').modality.first()), []
+    for modality in shows.unique():
+        mine = (shows == modality).to_numpy()
+        try: scores.append(adherence(images[mine], manifest.prompt[mine].tolist(), modality))
+        except ValueError: return {}                 # free text without a known attribute
+    n = sum(s['n'] for s in scores)
+    return {k: sum(s['n']*s[k] for s in scores)/n for k in ('mean', 'chance')} | dict(n=n)
 
 # %% ../nbs/19_quickstart.ipynb #19a00007
 def shown_images(pipes, out, table, size, split, per_class, seed, guidance_scale) -> dict:
@@ -124,14 +130,14 @@ def draw_samples(shown:dict, path, real:bool=True, prompts:bool=True, titles:dic
     gap = 0.12                                                                   # inches between the kinds
     for r, (label, s) in enumerate(shown.items()):
         y = (height + text - 0.3 - unit*(r + 1))/(height + text)
-        fig.text(0.05/width, y + unit/2/(height + text), label, fontsize=8, va='center')
+        fig.text(0.05/width, y + unit/2/(height + text), label, fontsize=8, va='center', parse_math=False)
         for k, kind in enumerate(kinds):
             for i, image in enumerate(s[kind]):
                 x = 1.1 + (per*k + i)*unit*0.95 + gap*k
                 ax = fig.add_axes([x/width, y, unit*0.92/width, unit*0.92/(height + text)]); ax.imshow(image, interpolation='lanczos'); ax.set_axis_off()
                 if r == 0 and i == 0: ax.set_title(titles[kind], fontsize=9, loc='left')
                 if kind == 'class+text' and prompts: ax.text(2, 8, str(i + 1), fontsize=6, color='white', bbox=dict(facecolor='black', alpha=0.6, pad=0.8, lw=0))
-    for i, line in enumerate(lines): fig.text(0.05/width, (text - 0.12 - 0.17*i)/(height + text), line, fontsize=7, va='center')
+    for i, line in enumerate(lines): fig.text(0.05/width, (text - 0.12 - 0.17*i)/(height + text), line, fontsize=7, va='center', parse_math=False)
     fig.savefig(path, metadata={'Description': ('Mixed: columns "real" are real or phantom images, the others synthetic. ' if real else '') + SYNTHETIC})
 
 def draw_losses(runs:dict, path):
@@ -237,6 +243,7 @@ def quickstart(
         if s not in SPLITS: raise ValueError(f'split {s!r} is not known: choose {", ".join(SPLITS)}')
     for p in prompts:
         if p not in PROMPT_KINDS and not Path(p).exists(): raise ValueError(f'prompts {p!r} are not known: choose {", ".join(PROMPT_KINDS)}, or the file of a bank')
+    if dataset == 'phantoms' and images < n + 40: raise ValueError(f'{images} phantoms are too few for n = {n} held-out ones and a training: give more images (--images), or a smaller n (--n)')
     judge_network = load_features(features)
     settings = dict(dataset=dataset, modality=modality, images=images, minutes=minutes, autoencoder=str(autoencoder), adapt_minutes=adapt_minutes, n=n, splits=list(splits), prompts=list(prompts), features=str(features),
                     guidance_scale=guidance_scale, mllm=mllm, preset=preset, seed=seed, **changes) | ({} if root is None else dict(root=str(Path(root).resolve())))
@@ -252,8 +259,12 @@ def quickstart(
     table = prepare(dataset, root or out/'phantoms', out, modality=modality if dataset in ('phantoms', 'folder') else None, seed=seed, n=images, test=(n + 9)/images if dataset == 'phantoms' else None, progress=progress); note()
     warn_unfit(features, table, out)
     counts = {split: min([n, int((table.split == split).sum())] + [int((table.split == floor_split(split)).sum())]*(split == 'train')) for split in splits}
-    if few := [s for s in splits if counts[s] < 4]: raise ValueError(f'split {few[0]!r} has {counts[few[0]]} images, and recall and precision need at least 4: give more images, or another of --splits')
+    least = {s: 4 if (table.split == floor_split(s)).sum() >= counts[s] else 8 for s in splits}  # without enough others for the floor, the split is cut in halves
+    if few := [s for s in splits if counts[s] < least[s]]: raise ValueError(f'split {few[0]!r} has {counts[few[0]]} images, and recall and precision need at least {least[few[0]]}: give more images, or another of --splits')
     stages('describe'); describe_table(out, make_mllm(mllm), progress=progress); note()
+    draft = SimpleNamespace(config=SimpleNamespace(uses_text=True), prompt_bank=PromptBank.from_descriptions(out), class_names=table.attrs['classes'])
+    for split in splits:
+        for kind in prompts: plan(draft, counts[split], prompts=kind, like=out, split=split, seed=seed) # what has no prompts is said before the training
     stages('encode'); record = encode(out, autoencoder, adapt_minutes=adapt_minutes, seed=seed); note()
     budget = dict(out=out, minutes=minutes, preset=preset, seed=seed, **changes)
     stages('train')

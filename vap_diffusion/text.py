@@ -205,7 +205,7 @@ class TextEncoder(ModelMixin, ConfigMixin):
         spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False).offset_mapping
         room = self.context_length - self.tokenizer.num_special_tokens_to_add()
         if len(spans) <= room: return text, ''
-        end = spans[room - 1][1]
+        end = next(e for _, e in reversed([(0, 0), *spans[:room]]) if e <= spans[room][0])   # a character of several tokens stays whole, or goes
         if end < len(text) and text[end].isalnum(): end = text.rfind(' ', 0, end) if ' ' in text[:end] else end
         clause = max(text.rfind(stop, 0, end + 1) for stop in ('. ', '; ', ', '))
         if clause > end/2: end = clause

@@ -73,7 +73,7 @@ def adapted_autoencoder(out, vae, images, name, minutes, seed=0):
     "The autoencoder of a folder: `vae`, called `name`, as it is, or adapted to these images for some minutes, the last third for the decoder alone."
     folder = Path(out)/'autoencoder'
     if not minutes: return vae
-    wanted = dict(start=name, start_fingerprint=fingerprint(vae), minutes=minutes, images=len(images), size=images.shape[1], seed=seed)
+    wanted = dict(start=name, start_fingerprint=fingerprint(vae), minutes=minutes, images=len(images), digest=hashlib.sha256(images.tobytes()).hexdigest()[:16], size=images.shape[1], seed=seed)
     if (folder/'adapted.json').exists():
         found = json.loads((folder/'adapted.json').read_text())
         if found == wanted: return load_autoencoder(folder)
@@ -142,13 +142,18 @@ def encode(
     if missing: raise ValueError(f'{len(missing)} of {len(table)} images have no description, first {missing[0]}: run `vap-diffusion describe {out}` to the end')
     texts = words.set_index('file_name').t_mix[table.file_name].tolist()
     if flips and (table.modality == 'chest_xray').any(): raise ValueError('flips: a mirrored chest X-ray has its heart on the wrong side: leave --flips out')
+    placed = lambda name: str(Path(name).resolve()) if name != 'course' and Path(name).exists() else str(name)   # also found from another folder
+    autoencoder, text_encoder = placed(autoencoder), placed(text_encoder)
     encoder = load_text_encoder(text_encoder)
     vae = load_autoencoder(autoencoder)
+    whole = 2*2**(len(vae.config.block_out_channels) - 1)
+    if size % whole: raise ValueError(f'size {size}: its latents cannot be cut into patches of 2 x 2: give a multiple of {whole}')
     wanted = dict(size=size, autoencoder=autoencoder, start_fingerprint=fingerprint(vae), adapt_minutes=adapt_minutes, text_encoder=text_encoder, text_fingerprint=encoder.fingerprint, seed=seed, flips=flips,
                   table=table.attrs['source'], descriptions=hashlib.sha256('\n'.join(texts).encode()).hexdigest()[:16])
     if (folder/'features.json').exists():
         found = read_json(folder/'features.json')
         found = dict(flips=False, start_fingerprint=wanted['start_fingerprint']) | found   # of an earlier version
+        found |= {k: placed(found[k]) for k in ('autoencoder', 'text_encoder')}
         if all(found.get(k) == v for k, v in wanted.items()): return found
         raise FileExistsError(f'{folder} holds other features ({differences(found, wanted)}): use another working folder, or delete {folder}')
     images = load_images(table, table.attrs['root'], size)                                  # N H W 3
@@ -208,7 +213,9 @@ def load_features(
     if not (folder/'features.json').exists(): raise FileNotFoundError(f'{folder} holds no features: run `vap-diffusion encode {out}` first')
     record = read_json(folder/'features.json')
     for name, what, verb in ('text', 'text encoder', 'text_fingerprint'), ('moments', 'autoencoder', 'vae_fingerprint'):
-        with safe_open(folder/f'{name}.safetensors', 'pt') as f: note = (f.metadata() or {}).get(verb)
+        try:
+            with safe_open(folder/f'{name}.safetensors', 'pt') as f: note = (f.metadata() or {}).get(verb)
+        except SafetensorError as e: raise ValueError(f'{folder/name}.safetensors is damaged ({e}): delete {folder} and run `vap-diffusion encode {out}` again') from None
         if note != record.get(verb): raise ValueError(f'{folder/name}.safetensors was made with another {what} ({note}) than features.json says ({record.get(verb)}): delete {folder} and run `vap-diffusion encode {out}` again')
     if record['table'] != table.attrs['source'] or record['n'] != len(table): raise ValueError(f'{folder} was made from another table: delete {folder} and run `vap-diffusion encode {out}` again')
     moments, text = load_file(folder/'moments.safetensors'), load_file(folder/'text.safetensors')
@@ -504,6 +511,7 @@ def train(
     for k, v in changes.items():
         if k in settings: settings[k] = v
         else: settings['model'] = settings['model'] | {k: v}
+    if name and Path(name).name != name: raise ValueError(f'name {name!r} is not the name of one folder: leave the slashes out')
     folder, record = Path(out)/'models'/(name or ('vap' if prototypes else 'text' if text else 'class')), features.record
     wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop, preset=settings, pcm=None if pcm == 'paper' else pcm, classes=record['classes'],
                   text_fingerprint=record['text_fingerprint'], vae_fingerprint=record['vae_fingerprint'], features={k: record.get(k) for k in ('size', 'flips', 'table', 'descriptions')})
@@ -512,7 +520,7 @@ def train(
     choose(PCM, 'pcm', pcm); schedule = choose(SCHEDULES, 'schedule', settings['schedule'])
     choose(('no', 'bf16'), 'mixed_precision', settings['mixed_precision']); choose(('none', 'min_snr'), 'weighting', settings['weighting']); choose(TIMESTEPS, 'timesteps', settings['timesteps']); choose(('epsilon', 'v_prediction'), 'prediction_type', settings['prediction_type'])
     AcceleratorState._reset_state()                                                             # an earlier run in this process may have had another precision
-    accelerator = Accelerator(mixed_precision=settings['mixed_precision'], kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    accelerator = Accelerator(cpu=training_device().type == 'cpu', mixed_precision=settings['mixed_precision'], kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     rank, world, main, size = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process, settings['batch_size']
     if size % (world*accumulate): raise ValueError(f'a batch of {size} cannot be cut into {world} processes x {accumulate} pieces: choose numbers that divide it')
     model = make_model(features, settings, prototypes, seed, pcm)                               # may refuse the settings; nothing is written yet
@@ -533,8 +541,8 @@ def train(
     def keep():
         if main: save_checkpoint(folder/'checkpoints', model, ema, optimizer, dict(step=step, seconds=time.time() - began, cpu_seconds=time.process_time() - cpu, mean_loss=mean_loss))
     def share(): # of the budget, the same in all processes
-        done = torch.tensor((step if steps else time.time() - began)/total, dtype=torch.float64, device=accelerator.device)
-        return min(1., (broadcast(done) if world > 1 else done).item())
+        done = (step if steps else time.time() - began)/total
+        return min(1., done if world == 1 else broadcast(torch.tensor(done, dtype=torch.float64, device=accelerator.device)).item())
     done = share()
     def look(): # at the averaged weights; the clocks, the weights and all random states stand still meanwhile. Returns whether to look again
         nonlocal began, cpu, logged

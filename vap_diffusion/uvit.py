@@ -116,8 +116,7 @@ class UViT(ModelMixin, ConfigMixin):
         num_classes:int=7, # class `num_classes` is the empty one, for guidance
     ):
         super().__init__()
-        for name, of, by in ('sample_size', sample_size, patch_size), ('embed_dim', embed_dim, num_heads), ('depth', depth, 2):
-            if of % by: raise ValueError(f'{name}={of} cannot be divided by {by}; choose a multiple of {by}')
+        self.check_sizes(sample_size, patch_size, embed_dim, num_heads, depth)
         self.num_patches = (sample_size//patch_size)**2
         self.patch_embed = nn.Conv2d(in_channels, embed_dim, patch_size, stride=patch_size)
         self.text_embed = nn.Linear(text_dim, embed_dim)
@@ -137,6 +136,11 @@ class UViT(ModelMixin, ConfigMixin):
         for block in self.out_blocks: block.skip_linear.weight.data.copy_(torch.eye(embed_dim, 2*embed_dim)) # starts by passing the tokens on; what the skips are good for is learned
         nn.init.dirac_(self.final_layer.weight) # starts as the identity: a random kernel would cost a short training its first 200 steps
         nn.init.zeros_(self.final_layer.bias)
+
+    @staticmethod
+    def check_sizes(sample_size, patch_size, embed_dim, num_heads, depth):
+        for name, of, by in ('sample_size', sample_size, patch_size), ('embed_dim', embed_dim, num_heads), ('depth', depth, 2):
+            if of % by: raise ValueError(f'{name}={of} cannot be divided by {by}; choose a multiple of {by}')
 
     @staticmethod
     def _init(module):

@@ -7,22 +7,22 @@ __all__ = ['PROMPTS', 'DOES', 'REFUSALS', 'FUNCTION_WORDS', 'ELSEWHERE', 'STEPS'
            'SKIN', 'LESION', 'SECOND', 'PAD', 'ANGLES', 'LINES', 'SIDES', 'OUT', 'ACROSS', 'LUNG', 'SPINE',
            'HALF_WIDTHS', 'SCALES', 'WALLS', 'OUTLINES', 'ZONES', 'MUCOSA', 'SPLITS', 'IN_DOUBT', 'CLAUSES',
            'MLLM_OPTIONS', 'FIELDS', 'PromptSet', 'load_prompts', 'add_prompts', 'prompts_of', 'questions', 'MLLM',
-           'ServerError', 'user', 'assistant', 'pattern_of', 'foreign', 'flaw', 'shorten', 'VisualAttributePrompter',
-           'to_side', 'otsu', 'blur', 'dilate', 'erode', 'opened', 'closed', 'pick', 'to_lab', 'nearest', 'area_word',
-           'place_word', 'load_rules', 'scores', 'fit_rule', 'read_word', 'surface', 'unlike', 'dark_corners',
-           'long_dark_lines', 'without', 'average', 'one_region', 'background', 'refine', 'find_lesion', 'wave',
-           'outline_features', 'border_features', 'dark_lines', 'hair_features', 'curvatures', 'moments',
-           'texture_features', 'skin_and_light', 'two_groups', 'main_colour', 'even_colours', 'colour_features',
-           'dermoscopy_features', 'measure_dermoscopy', 'flat', 'heart_radius', 'find_trunk', 'to_frame', 'find_lungs',
-           'heart_features', 'largest', 'main_side', 'likeness_to_disc', 'lung_features', 'opacity_features',
-           'streak_features', 'chest_features', 'measure_chest_xray', 'redness', 'median5', 'find_polyp',
-           'vessel_features', 'wall_features', 'likely_place', 'size_features', 'lesion_words', 'lesion_features',
-           'colonoscopy_features', 'measure_colonoscopy', 'linear_algebra', 'MeasuringDescriber', 'vary', 'fit_rules',
-           'held_out', 'main', 'read_attributes', 'as_pil', 'with_pil', 'TransformersMLLM', 'data_url', 'with_url',
-           'OpenAIMLLM', 'words_of', 'make_mllm', 'read_lines', 'check_measurable', 'load_descriptions',
-           'count_descriptions', 'setting_of', 'check_origin', 'centre_square', 'describe_files', 'in_processes',
-           'in_threads', 'threads_for', 'answers', 'second_answers', 'shard_path', 'writing', 'write_descriptions',
-           'describe_table', 'unless_dead', 'write_answers', 'merge_descriptions', 'estimate']
+           'ServerError', 'user', 'assistant', 'pattern_of', 'foreign', 'flaw', 'without_thinking', 'one_line',
+           'shorten', 'VisualAttributePrompter', 'to_side', 'otsu', 'blur', 'dilate', 'erode', 'opened', 'closed',
+           'pick', 'to_lab', 'nearest', 'area_word', 'place_word', 'load_rules', 'scores', 'fit_rule', 'read_word',
+           'surface', 'unlike', 'dark_corners', 'long_dark_lines', 'without', 'average', 'one_region', 'background',
+           'refine', 'find_lesion', 'wave', 'outline_features', 'border_features', 'dark_lines', 'hair_features',
+           'curvatures', 'moments', 'texture_features', 'skin_and_light', 'two_groups', 'main_colour', 'even_colours',
+           'colour_features', 'dermoscopy_features', 'measure_dermoscopy', 'flat', 'heart_radius', 'find_trunk',
+           'to_frame', 'find_lungs', 'heart_features', 'largest', 'main_side', 'likeness_to_disc', 'lung_features',
+           'opacity_features', 'streak_features', 'chest_features', 'measure_chest_xray', 'redness', 'median5',
+           'find_polyp', 'vessel_features', 'wall_features', 'likely_place', 'size_features', 'lesion_words',
+           'lesion_features', 'colonoscopy_features', 'measure_colonoscopy', 'linear_algebra', 'MeasuringDescriber',
+           'vary', 'fit_rules', 'held_out', 'main', 'read_attributes', 'as_pil', 'with_pil', 'TransformersMLLM',
+           'data_url', 'with_url', 'OpenAIMLLM', 'words_of', 'make_mllm', 'read_lines', 'check_measurable',
+           'load_descriptions', 'count_descriptions', 'setting_of', 'check_origin', 'centre_square', 'describe_files',
+           'in_processes', 'in_threads', 'threads_for', 'answers', 'second_answers', 'shard_path', 'writing',
+           'write_descriptions', 'describe_table', 'unless_dead', 'write_answers', 'merge_descriptions', 'estimate']
 
 # %% ../nbs/05_vaps.ipynb #622ca8da
 import base64, ctypes, inspect, io, json, os, re, signal, sys, time, tomllib, warnings
@@ -161,6 +161,21 @@ def flaw(
     named = pattern_of(tuple(diagnoses)).search(text)
     return f'diagnosis ({named[1].lower()})' if named else None
 
+def without_thinking(answer:str) -> str:
+    "What a reasoning model says after it has thought aloud; '' where it does not come to an end."
+    if '</think>' in answer: return answer.rpartition('</think>')[2].strip()
+    return '' if answer.lstrip().startswith('<think>') else answer
+
+def one_line(text:str) -> str:
+    "The lines of an answer behind each other. A new bullet, paragraph or capital letter begins a sentence; a line that only wraps does not."
+    lines = [l.strip() for l in re.sub(r'\n\s*\n', '\n- ', text.strip()).replace('**', '').splitlines()]
+    said = ''
+    for line in filter(None, lines):
+        bare = re.sub(r'^(?:(?:[-*\u2022\u2013]|\d+[.)])\s+)+', '', line)
+        begins = said and said[-1] not in '.:;!?,' and (bare != line or bare[:1].isupper())
+        said += ('. ' if begins else ' ' if said else '') + bare
+    return ' '.join(said.split())
+
 def shorten(
     text:str,
     max_words:int,               # 180 words are about 256 tokens
@@ -204,12 +219,12 @@ class VisualAttributePrompter:
 
     def ask_until_good(self, chats:list[list[dict]], diagnoses:tuple[str, ...]) -> tuple[list[str], list[str|None]]: # answers, flaws
         "Ask; those with a flaw again, up to `tries` times in all."
-        answers = self.ask(chats)
+        answers = [without_thinking(a) for a in self.ask(chats)]
         flaws = [flaw(a, diagnoses) for a in answers]
         for attempt in range(1, self.tries):
             bad = [i for i, f in enumerate(flaws) if f]
             if not bad: break
-            for i, answer in zip(bad, self.ask([chats[i] for i in bad], attempt)): answers[i], flaws[i] = answer, flaw(answer, diagnoses)
+            for i, answer in zip(bad, map(without_thinking, self.ask([chats[i] for i in bad], attempt))): answers[i], flaws[i] = answer, flaw(answer, diagnoses)
         return answers, flaws
 
     @property
@@ -236,7 +251,7 @@ class VisualAttributePrompter:
 
     def line(self, t1, t_mix, wrong) -> dict[str, str]:
         "What is recorded of one image."
-        t_mix = ' '.join(t_mix.split())                                       # one line
+        t_mix = one_line(t_mix)
         if wrong: return dict(t1=t1, t2=self.t2, t_mix='', failed=f'{wrong}: {t_mix[:200]}')
         short = shorten(t_mix, self.max_words)
         return dict(t1=t1, t2=self.t2, t_mix=short) | ({} if short == t_mix else dict(shortened=str(len(t_mix.split()))))
@@ -1365,22 +1380,22 @@ def describe_files(
         if len(paths) == 1: return [prompter.line('', str(e), 'server')]
     return [describe_files(prompters, [p], modality)[0] for p in paths]      # which one of the batch was it?
 
-def _start_worker(modalities, steps, t2):
+def _start_worker(modalities, steps, t2, max_words):
     signal.signal(signal.SIGINT, signal.SIG_IGN)                             # Ctrl-C is the parent's to handle
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)                               # Linux: end with the parent, however it ends
     global _prompters
-    _prompters = {m: VisualAttributePrompter(MeasuringDescriber(), m, steps, t2=t2.get(m)) for m in modalities}
+    _prompters = {m: VisualAttributePrompter(MeasuringDescriber(), m, steps, max_words=max_words, t2=t2.get(m)) for m in modalities}
 
 def _in_worker(job): return [describe_files(_prompters, [path], modality)[0] for path, modality in job]
 
-def in_processes(images, steps, t2):
+def in_processes(images, steps, t2, max_words):
     "Measure (path, modality) of each image on all cores; answers in order. Eight jobs of 16 images a core are under way, however many there are."
     cores, images = min(len(os.sched_getaffinity(0)), 16), iter(images)
     jobs = iter(lambda: list(islice(images, 16)), [])
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)                  # forking beside threads: the workers use numpy only
-        pool = ProcessPoolExecutor(cores, get_context('fork'), _start_worker, (list(t2), steps, t2))
+        pool = ProcessPoolExecutor(cores, get_context('fork'), _start_worker, (list(t2), steps, t2, max_words))
         try:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})         # no Ctrl-C between two forks
             try: waiting = deque(pool.submit(_in_worker, job) for job in islice(jobs, 8*cores))
@@ -1416,7 +1431,8 @@ def answers(prompters, todo:pd.DataFrame, root:Path, concurrency:int=1):
     "Yield (row number, answer) for each row of `todo`, by the way that fits the model. Paths are made one by one: 100,000 at once would take 60 MB."
     mllm, names, modalities = next(iter(prompters.values())).mllm, todo.file_name.array, todo.modality.array
     if type(mllm) is MeasuringDescriber and len(todo) >= 200 and sys.platform.startswith('linux') and len(os.sched_getaffinity(0)) > 1:
-        yield from enumerate(in_processes(((root/f, m) for f, m in zip(names, modalities)), next(iter(prompters.values())).steps, {m: p.t2 for m, p in prompters.items()}))
+        first = next(iter(prompters.values()))
+        yield from enumerate(in_processes(((root/f, m) for f, m in zip(names, modalities)), first.steps, {m: p.t2 for m, p in prompters.items()}, first.max_words))
         return
     size = getattr(mllm, 'batch_size', 1) if hasattr(mllm, 'chat_many') else 1
     def jobs(): # batches of one modality
@@ -1547,7 +1563,9 @@ def merge_descriptions(out) -> int: # images
         absent = [f for f in table.file_name if f not in last]
         if absent: raise ValueError(f'the shards lack {len(absent)} images, first {absent[0]}: run each `vap-diffusion describe {out} --shard I/{n}` to its end')
         known = lambda row: f"{row['model']} {row.get('setting', '')}" in origins and f"prompts {row['prompt_version']}" in asked.get(modality.get(row['file_name']), {})
-        later = {row['file_name']: row for row, _ in read_lines(path) if not row.get('failed') and known(row)} if path.exists() else {} # what `--retry` got after an earlier merge
+        before = [row for row, _ in read_lines(path)] if path.exists() else []
+        if other := next((row for row in before if not known(row)), None): raise ValueError(f"{path} holds descriptions by {other['model']} ({other['prompt_version']}), the shards are by {next(iter(origins)).strip()}: move that file away, or delete it")
+        later = {row['file_name']: row for row in before if not row.get('failed')}  # what `--retry` got after an earlier merge
         with open(part, 'w', encoding='utf-8') as lines:
             for i in sorted(found):
                 for row, end in read_lines(found[i]):
