@@ -91,10 +91,11 @@ def claim(name):
             out.append(f"| {method} | {'' if method == 'class' else kind} | {cell('fid', 1)} | {ratio('fid', 2)} | {cell('recall', 2)} | {ratio('recall', 1)} | {cell('precision', 2)} | " +
                        (f"{sum(x['mean'] for x in said)/len(said):.2f} ({sum(x['chance'] for x in said)/len(said):.2f})" if all(said) else '') + f" | {' / '.join(str(r['steps']) for r in mine)} |")
     rebuilt = [r['reconstruction'] for r in c['rows'] if r['method'] == 'class']
+    halves = c['rows'][0]['prompts']['bank']['half_splits']
     bound = {k: sum(r[k] for r in rebuilt)/len(rebuilt) for k in ('fid', 'recall')}
     below = bound['fid'] < mean('class', 'bank', 'fid_floor')                       # of the very images that it is compared with
     matched = '' if below else f" (ratios {bound['fid']/mean('class', 'bank', 'fid'):.2f} and {bound['recall']/mean('class', 'bank', 'recall'):.1f})"
-    return out + ['', f"{budget_of(c)} for each model, {c['images']} training images, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), {painted(c['rows'][0]['prompts']['bank'])}, features `{rebuilt[0]['features']}`, {c['device']}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}{matched}: other real images would have ratios {mean('class', 'bank', 'fid_floor')/mean('class', 'bank', 'fid'):.2f} and {mean('class', 'bank', 'recall_floor')/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
+    return out + ['', f"{budget_of(c)} for each model, {c['images']} training images, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), {painted(c['rows'][0]['prompts']['bank'])}, features `{rebuilt[0]['features']}`, {c['device']}. Two halves of the real images, N = {halves['n']}, have FID {halves['fid'][0]:.1f}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}{matched}: other real images would have ratios {mean('class', 'bank', 'fid_floor')/mean('class', 'bank', 'fid'):.2f} and {mean('class', 'bank', 'recall_floor')/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
 
 def summary():
     "The whole model against the class alone, wherever both were measured; prompts from the bank, and the images' own."
