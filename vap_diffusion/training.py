@@ -7,8 +7,8 @@ __all__ = ['PRESETS', 'TIMESTEPS', 'SCHEDULES', 'REPORT', 'load_preset', 'write_
            'differences', 'channel_statistics', 'per_channel', 'encode_texts', 'mirrored', 'encode', 'Features',
            'load_features', 'make_model', 'draw_batch', 'batches', 'lr_at', 'choose', 'target_of', 'weight_of',
            'digest', 'checkpoints', 'save_checkpoint', 'load_checkpoint', 'signals_noted', 'log_lines', 'Log',
-           'figures_of', 'draw_run', 'write_report', 'start_run', 'memory_gb', 'diverged', 'train', 'train_together',
-           'main']
+           'figures_of', 'draw_run', 'write_report', 'start_run', 'gradients', 'Clock', 'averaged', 'checked_settings',
+           'memory_gb', 'diverged', 'train', 'train_together', 'main']
 
 # %% ../nbs/11_training.ipynb #11a00003
 import base64, contextlib, hashlib, html, io, json, math, os, re, shutil, signal, subprocess, sys, time, warnings, _thread
@@ -463,7 +463,65 @@ def start_run(folder, wanted:dict) -> bool: # True: already finished
     write_json(path, dict(settings=wanted, finished=False, steps=0))
     return False
 
-# %% ../nbs/11_training.ipynb #11a00012
+# %% ../nbs/11_training.ipynb #11a0c001
+def gradients(
+    model:UViT, network,       # the same parameters: as they are, and as accelerate prepared them
+    accelerator, scheduler,
+    batch:tuple,               # as from `draw_batch`: this process's part
+    accumulate:int,            # pieces in which it is worked off
+    alpha:float,
+    weighting:str,
+) -> tuple[float, float]:      # the loss of Eq. 3 and L_recon in it, means over the whole batch in all processes
+    "Forward and backward through Eq. 3."
+    pieces = [[None if x is None else x[i::accumulate].to(accelerator.device) for x in batch] for i in range(accumulate)]
+    extra = model.num_patches + model.num_extra_tokens                                          # of each image, beside its words
+    tokens = torch.stack([x0.new_tensor(len(x0)*extra) + (0 if mask is None else mask.sum()) for x0, *_, mask in pieces])
+    shares = tokens/accelerator.reduce(tokens.mean(), 'mean')                                   # L_recon is a mean over all tokens of the batch, wherever they are
+    losses = []
+    for i, (x0, noise, t, labels, states, mask) in enumerate(pieces):
+        last = i == accumulate - 1                                                              # then processes average their gradients
+        with contextlib.nullcontext() if last else accelerator.no_sync(network), accelerator.autocast():
+            output = network(scheduler.add_noise(x0, noise, t), t, labels, states, mask)
+            loss = vap_loss(output, target_of(scheduler, x0, noise, t), alpha*shares[i], weight_of(scheduler, t, weighting))
+            accelerator.backward(loss/accumulate)
+        recon = torch.zeros_like(loss) if output.recon_loss is None else shares[i]*output.recon_loss
+        losses.append(torch.stack([loss, recon]).detach())
+    return accelerator.reduce(torch.stack(losses).mean(0), 'mean').tolist()
+
+# %% ../nbs/11_training.ipynb #11a0c003
+class Clock:
+    "Seconds and processor seconds of a run. They go on from where a checkpoint left them, and stand still while the run looks at itself."
+    def __init__(self, seconds:float=0., cpu_seconds:float=0.): self.start, self.cpu_start = time.time() - seconds, time.process_time() - cpu_seconds
+    def seconds(self) -> float: return time.time() - self.start
+    def cpu_seconds(self) -> float: return time.process_time() - self.cpu_start
+
+    @contextlib.contextmanager
+    def still(self):
+        seconds, cpu_seconds = self.seconds(), self.cpu_seconds()
+        try: yield
+        finally: self.__init__(seconds, cpu_seconds)
+
+@contextlib.contextmanager
+def averaged(model, ema):
+    "Inside, the model has its averaged weights."
+    ema.store(model.parameters()); ema.copy_to(model.parameters())
+    try: yield
+    finally: ema.restore(model.parameters())
+
+def checked_settings(preset:str|None, changes:dict, record:dict, pcm:str) -> dict: # as from `load_preset`
+    "The preset with its changes, for features of this record. `ValueError` for what is none of the choices."
+    settings = load_preset(preset)
+    for k, v in changes.items():
+        if k in settings: settings[k] = v
+        else: settings['model'] = settings['model'] | {k: v}
+    wanted, settings['size'] = settings['size'], record['size']
+    if preset and wanted != record['size']:
+        warnings.warn(f"the features are of {record['size']} px, the preset {preset!r} is meant for {wanted}: `vap-diffusion encode W --size {wanted}` makes larger ones", stacklevel=3)
+    choices = dict(schedule=SCHEDULES, mixed_precision=('no', 'bf16'), weighting=('none', 'min_snr'), timesteps=TIMESTEPS, prediction_type=('epsilon', 'v_prediction'))
+    for k, known in choices.items(): choose(known, k, settings[k])
+    choose(PCM, 'pcm', pcm)
+    return settings
+
 def memory_gb() -> float:
     "GPU memory at its peak, or what this process holds now."
     import psutil
@@ -478,6 +536,7 @@ def diverged(folder, step, loss, mean_loss, x0, settings) -> str:
     left = [p for p in checkpoints(folder/'checkpoints') if good(p)]
     return f"{folder.name}: the loss is {loss:.3g} at step {step} (mean {mean_loss:.3g}; answering 0 has 1); {cause}. The last good state is in {left[-1] if left else 'no checkpoint'}"
 
+# %% ../nbs/11_training.ipynb #11a00012
 def train(
     out,                       # the working folder, with features
     text:bool=True,            # class + text; False: class only
@@ -507,87 +566,76 @@ def train(
     if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
     if (minutes if steps is None else steps) <= 0: raise ValueError(f'a budget of {minutes if steps is None else steps} is too small: give at least one step')
     if watch_every is not None and watch_every < 1: raise ValueError(f'watch_every is {watch_every}: give at least one step between looks')
-    features, settings, prototypes = load_features(out), load_preset(preset), prototypes and text
-    for k, v in changes.items():
-        if k in settings: settings[k] = v
-        else: settings['model'] = settings['model'] | {k: v}
     if name and Path(name).name != name: raise ValueError(f'name {name!r} is not the name of one folder: leave the slashes out')
-    folder, record = Path(out)/'models'/(name or ('vap' if prototypes else 'text' if text else 'class')), features.record
+    features, prototypes = load_features(out), prototypes and text
+    record, settings = features.record, checked_settings(preset, changes, features.record, pcm)
+    folder = Path(out)/'models'/(name or ('vap' if prototypes else 'text' if text else 'class'))
     wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop, preset=settings, pcm=None if pcm == 'paper' else pcm, classes=record['classes'],
                   text_fingerprint=record['text_fingerprint'], vae_fingerprint=record['vae_fingerprint'], features={k: record.get(k) for k in ('size', 'flips', 'table', 'descriptions')})
-    if preset and settings['size'] != record['size']: warnings.warn(f"the features in {out} are of {record['size']} px, the preset {preset!r} is meant for {settings['size']}: `vap-diffusion encode {out} --size {settings['size']}` makes larger ones")
-    settings['size'] = record['size']
-    choose(PCM, 'pcm', pcm); schedule = choose(SCHEDULES, 'schedule', settings['schedule'])
-    choose(('no', 'bf16'), 'mixed_precision', settings['mixed_precision']); choose(('none', 'min_snr'), 'weighting', settings['weighting']); choose(TIMESTEPS, 'timesteps', settings['timesteps']); choose(('epsilon', 'v_prediction'), 'prediction_type', settings['prediction_type'])
     AcceleratorState._reset_state()                                                             # an earlier run in this process may have had another precision
-    accelerator = Accelerator(cpu=training_device().type == 'cpu', mixed_precision=settings['mixed_precision'], kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    accelerator = Accelerator(cpu=training_device().type == 'cpu', mixed_precision=settings['mixed_precision'],
+                              kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     rank, world, main, size = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process, settings['batch_size']
     if size % (world*accumulate): raise ValueError(f'a batch of {size} cannot be cut into {world} processes x {accumulate} pieces: choose numbers that divide it')
     model = make_model(features, settings, prototypes, seed, pcm)                               # may refuse the settings; nothing is written yet
     with accelerator.main_process_first():
         if start_run(folder, json.loads(json.dumps(wanted))): return folder
+
     model = model.to(accelerator.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03, betas=tuple(settings['betas']), fused=True)
     ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75, foreach=True)
-    scheduler = DDPMScheduler(**schedule, prediction_type=settings['prediction_type'])
+    scheduler = DDPMScheduler(**SCHEDULES[settings['schedule']], prediction_type=settings['prediction_type'])
     state = load_checkpoint(folder/'checkpoints', model, ema, optimizer) or dict(step=0, seconds=0., cpu_seconds=0., mean_loss=1.)
-    step, mean_loss, began, cpu, saved, took, waited, logged, counted = state['step'], state['mean_loss'], time.time() - state['seconds'], time.process_time() - state['cpu_seconds'], time.time(), 0., 0., time.time(), state['step']
+    step, mean_loss, clock = state['step'], state['mean_loss'], Clock(state['seconds'], state['cpu_seconds'])
     if compile: model.compile_repeated_blocks(dynamic=True)
     network = accelerator.prepare(model)                                                        # the same parameters; several processes average their gradients
     data = batches(features, size, seed, step, text=text, drop=drop, part=slice(rank, None, world), timesteps=settings['timesteps'])
     log, total = Log(folder, step) if main else None, steps or 60*minutes
     bar = tqdm(total=round(total), initial=round(step if steps else state['seconds']), unit='step' if steps else 's', desc=folder.name, disable=not (progress and main), position=row,
                bar_format='{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]')
-    def keep():
-        if main: save_checkpoint(folder/'checkpoints', model, ema, optimizer, dict(step=step, seconds=time.time() - began, cpu_seconds=time.process_time() - cpu, mean_loss=mean_loss))
+
     def share(): # of the budget, the same in all processes
-        done = (step if steps else time.time() - began)/total
+        done = (step if steps else clock.seconds())/total
         return min(1., done if world == 1 else broadcast(torch.tensor(done, dtype=torch.float64, device=accelerator.device)).item())
-    done = share()
-    def look(): # at the averaged weights; the clocks, the weights and all random states stand still meanwhile. Returns whether to look again
-        nonlocal began, cpu, logged
-        start, cpu_start = time.time(), time.process_time()
-        ema.store(model.parameters()); ema.copy_to(model.parameters()); model.eval()
-        try:
-            with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []): found = watch(model, folder, step)
-            if found: log.look(step=step, **found)
-        except Exception as e: warnings.warn(f'step {step}: watching failed ({type(e).__name__}: {" ".join(str(e).split())}); the training goes on unwatched'); return False
-        finally:
-            model.train(); ema.restore(model.parameters())
-            began, cpu, logged = began + time.time() - start, cpu + time.process_time() - cpu_start, logged + time.time() - start
-        return True
-    watching = bool(watch) and main
+    def keep():
+        if main: save_checkpoint(folder/'checkpoints', model, ema, optimizer, dict(step=step, seconds=clock.seconds(), cpu_seconds=clock.cpu_seconds(), mean_loss=mean_loss))
+    def look() -> bool: # at the averaged weights; clock, weights and random states stand still. Whether to look again
+        with clock.still(), averaged(model, ema), torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            model.eval()
+            try:
+                if found := watch(model, folder, step): log.look(step=step, **found)
+                return True
+            except Exception as e: warnings.warn(f'step {step}: watching failed ({type(e).__name__}: {" ".join(str(e).split())}); the training goes on unwatched'); return False
+            finally: model.train()
+
+    done, watching = share(), bool(watch) and main
+    saved, writing = time.time(), 0.                    # when the last checkpoint was written, and how long that took
+    logged, waited = (clock.seconds(), step), 0.        # seconds and step of the last line of the log, and for how long data were waited for since
     with signals_noted() as came:
         try:
             while done < 1:
                 for group in optimizer.param_groups: group['lr'] = settings['lr']*lr_at(done, step, settings['warmup'], settings['anneal'])
                 waiting = time.time(); batch = next(data); waited += time.time() - waiting
-                losses, pieces = [], [[None if x is None else x[i::accumulate].to(accelerator.device) for x in batch] for i in range(accumulate)]
-                tokens = torch.stack([x0.new_tensor(len(x0)*(model.num_patches + model.num_extra_tokens)) + (0 if mask is None else mask.sum()) for x0, *_, mask in pieces])
-                shares = tokens/accelerator.reduce(tokens.mean(), 'mean')                       # L_recon is a mean over all tokens of the batch, wherever they are
-                for i, (x0, noise, t, labels, states, mask) in enumerate(pieces):
-                    with contextlib.nullcontext() if i == accumulate - 1 else accelerator.no_sync(network), accelerator.autocast():
-                        output = network(scheduler.add_noise(x0, noise, t), t, labels, states, mask)
-                        loss = vap_loss(output, target_of(scheduler, x0, noise, t), alpha*shares[i], weight_of(scheduler, t, settings['weighting']))  # Eq. 3
-                        accelerator.backward(loss/accumulate)
-                    losses.append(torch.stack([loss.detach(), torch.zeros_like(loss) if output.recon_loss is None else shares[i]*output.recon_loss.detach()]))
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-                loss, recon = accelerator.reduce(torch.stack(losses).mean(0), 'mean').tolist()
+                loss, recon = gradients(model, network, accelerator, scheduler, batch, accumulate, alpha, settings['weighting'])
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.).item()
                 mean_loss = 0.99*mean_loss + 0.01*(loss - alpha*recon)                          # the generator's own
-                if not math.isfinite(loss + norm.item()) or mean_loss > 3: raise FloatingPointError(diverged(folder, step, loss, mean_loss, x0, settings))
+                if not math.isfinite(loss + norm) or mean_loss > 3: raise FloatingPointError(diverged(folder, step, loss, mean_loss, batch[0], settings))
                 optimizer.step(); optimizer.zero_grad(); ema.step(model.parameters())
                 step, before = step + 1, done
-                done, seconds = share(), time.time() - began
+                done, seconds = share(), clock.seconds()
+
                 if main and (step % 20 == 0 or done == 1 or step == 1):
-                    log.add(step=step, seconds=round(seconds, 1), loss=round(loss - alpha*recon, 5), **({} if output.recon_loss is None else dict(recon_loss=round(recon, 5))), grad_norm=round(norm.item(), 4),
-                            lr=optimizer.param_groups[0]['lr'], images_per_second=round((step - counted)*size/(passed := max(time.time() - logged, 1e-9)), 1), memory_gb=round(memory_gb(), 2), data_share=round(waited/passed, 4))
-                    waited, logged, counted = 0., time.time(), step
+                    passed = max(seconds - logged[0], 1e-9)
+                    log.add(step=step, seconds=round(seconds, 1), loss=round(loss - alpha*recon, 5), **(dict(recon_loss=round(recon, 5)) if prototypes else {}), grad_norm=round(norm, 4),
+                            lr=optimizer.param_groups[0]['lr'], images_per_second=round((step - logged[1])*size/passed, 1), memory_gb=round(memory_gb(), 2), data_share=round(waited/passed, 4))
+                    logged, waited = (seconds, step), 0.
                     bar.set_postfix(step=step, loss=f'{loss:.3f}')
                 bar.update(round(step if steps else min(seconds, total)) - bar.n)
                 if main and before < 0.25 <= done:
-                    ema.store(model.parameters()); ema.copy_to(model.parameters()); model.save_pretrained(folder/'early'); ema.restore(model.parameters())
+                    with averaged(model, ema): model.save_pretrained(folder/'early')
                 if came: keep(); raise KeyboardInterrupt(f'at step {step}; nothing is lost, the same command goes on')
-                if time.time() - saved > (max(60, 50*took) if save_every is None else save_every): start = time.time(); keep(); saved = time.time(); took = saved - start
+                if time.time() - saved > (max(60, 50*writing) if save_every is None else save_every):
+                    start = time.time(); keep(); saved = time.time(); writing = saved - start
                 if watching and (done == 1 or (step % watch_every == 0 if watch_every else int(4*done) > int(4*before))): watching = look()
         except FloatingPointError as e:
             if main: write_report(folder, dict(settings=wanted, finished=False, steps=step), str(e))
@@ -595,10 +643,11 @@ def train(
         finally:
             data.close(); bar.close()
             if log: log.close()
+
     ema.copy_to(model.parameters())
     if main:
         model.save_pretrained(folder/'model')
-        made = dict(settings=wanted, finished=True, steps=step, seconds=round(time.time() - began, 1), cpu_seconds=round(time.process_time() - cpu, 1), images_seen=step*size,
+        made = dict(settings=wanted, finished=True, steps=step, seconds=round(clock.seconds(), 1), cpu_seconds=round(clock.cpu_seconds(), 1), images_seen=step*size,
                     parameters=sum(p.numel() for p in model.parameters()), device=str(accelerator.device), processes=world, threads=torch.get_num_threads(), version=__version__)
         write_report(folder, made)
         write_json(folder/'train.json', made)                                                   # last: with it the run is done
