@@ -267,7 +267,8 @@ def released_pipeline(
 ) -> VAPDiffusionPipeline:     # it has no bank: give prompts
     "The authors' converted weights with the other parts of their model; texts are padded as theirs. Raises `ValueError` when these do not fit."
     vae, encoder, uvit = load_autoencoder(autoencoder), load_text_encoder(text_encoder), ReleasedUViT.from_pretrained(model).eval()
-    for what, part, wanted in (('latent channels', vae.config.latent_channels, uvit.config.in_channels), ('numbers a word', encoder.width, uvit.config.text_dim), ('words of context', encoder.context_length, uvit.config.max_text_tokens)):
+    fits = {'latent channels': (vae.config.latent_channels, uvit.config.in_channels), 'numbers a word': (encoder.width, uvit.config.text_dim), 'words of context': (encoder.context_length, uvit.config.max_text_tokens)}
+    for what, (part, wanted) in fits.items():
         if part != wanted: raise ValueError(f'{autoencoder if what[0] == "l" else text_encoder} has {part} {what}, the weights in {model} were trained on {wanted}: give the parts that they were trained with')
     vae.register_to_config(latents_mean=[vae.config.shift_factor or 0.]*uvit.config.in_channels, latents_std=[1/vae.config.scaling_factor]*uvit.config.in_channels)
     scheduler = DPMSolverMultistepScheduler(**SCHEDULES[schedule], algorithm_type='dpmsolver++', solver_order=2, use_lu_lambdas=True, prediction_type='epsilon')
@@ -400,7 +401,8 @@ def guide_of(pipe, guide) -> UViT|None:
         if other.config[what] != pipe.config[what]: raise ValueError(f'--guide {guide} has another {what.replace("_", " ")} than the model: take a shorter training on the same features')
     theirs, ours = other.scheduler.config, pipe.scheduler.config
     if theirs.prediction_type != ours.prediction_type: raise ValueError(f'--guide {guide} predicts {theirs.prediction_type}, the model {ours.prediction_type}: take one that was trained alike')
-    if odd := [k for k in ('num_train_timesteps', 'beta_schedule', 'beta_start', 'beta_end', 'trained_betas') if theirs.get(k) != ours.get(k)]: raise ValueError(f'--guide {guide} was trained with another noise schedule ({odd[0]} differs): take one that was trained alike')
+    odd = [k for k in ('num_train_timesteps', 'beta_schedule', 'beta_start', 'beta_end', 'trained_betas') if theirs.get(k) != ours.get(k)]
+    if odd: raise ValueError(f'--guide {guide} was trained with another noise schedule ({odd[0]} differs): take one that was trained alike')
     return other.uvit.to(pipe.device)
 
 def claim_folder(out, settings):

@@ -170,7 +170,8 @@ def table_html(figures:dict) -> str:
     floor = [first['is_real'] if k == 'is' else first[f'{k}_floor'] for k in keys]
     cells = lambda numbers: ''.join('<td></td>' if x is None else f'<td>{x:.3g}</td>' for x in numbers)
     halves = first['half_splits']
-    rows = [f"<tr><td>{name}</td>{cells(numbers)}<td></td><td></td><td></td></tr>" for name, numbers in (('real images (floor)', floor), (f"two halves of the real images, N = {halves['n']}", [halves[k][0] if k in halves else None for k in keys]))]
+    floors = {'real images (floor)': floor, f"two halves of the real images, N = {halves['n']}": [halves[k][0] if k in halves else None for k in keys]}
+    rows = [f'<tr><td>{name}</td>{cells(numbers)}<td></td><td></td><td></td></tr>' for name, numbers in floors.items()]
     for name, f in figures.items():
         budget = f"<td>{f['steps']}</td><td>{f['seconds']:.0f}</td>" if 'steps' in f else '<td></td><td></td>'
         said = f"<td>{f['adherence']['mean']:.2f} ({f['adherence']['chance']:.2f})</td>" if f.get('adherence') else '<td></td>'

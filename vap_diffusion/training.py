@@ -437,14 +437,16 @@ def write_report(
     url = lambda data: 'data:image/png;base64,' + base64.b64encode(data).decode()
     seen = log_lines(folder/'watch.jsonl')
     keys = [k for k in (seen[-1] if seen else ()) if k not in ('picture', 'features', 'note')]
-    table = lambda: '<table><tr>' + ''.join(f'<th>{k.replace("_", " ")}</th>' for k in keys) + '</tr>' + ''.join('<tr>' + ''.join(f'<td>{l.get(k, ""):.4g}</td>' if isinstance(l.get(k), float) else f'<td>{l.get(k, "")}</td>' for k in keys) + '</tr>' for l in seen) + '</table>'
+    table = lambda: pd.DataFrame(seen)[keys].rename(columns=lambda k: k.replace('_', ' ')).to_html(index=False, border=0, float_format='{:.4g}'.format, na_rep='')
     shown = [l for l in seen if (folder/l.get('picture', 'none')).is_file()]
     shown = [shown[i] for i in sorted({round(i) for i in np.linspace(len(shown) - 1, 0, min(most, len(shown)))})]
     pictures = ''.join(f'<h3>Step {l["step"]}</h3><img alt="generated images by class at step {l["step"]}" src="{url((folder/l["picture"]).read_bytes())}">' for l in shown)
     watched = '' if not seen else f'<h2>Quality on the way</h2><p>{escape(seen[-1].get("note", ""))}</p>{table()}<h2>Pictures on the way</h2><p>The same noise and the same prompts each time.</p>{pictures}'
-    budget = ', '.join(f'{made[k]:,} {unit}' for k, unit in dict(steps='steps', images_seen='images seen', seconds='seconds', cpu_seconds='processor seconds', parameters='parameters', processes='processes').items() if made.get(k, 0) > (k == 'processes'))
-    (folder/'report.html').write_text(REPORT.format(title=f'Training of {folder.name}', error=f'<p class="note"><b>This run broke.</b> {escape(error)}</p>' if error else '', budget=escape(f"{budget}, on {made['device']}" if 'device' in made else budget),
-                                                    curves=url(buffer.getvalue()), watched=watched, settings=escape(json.dumps(made, indent=1))), encoding='utf-8')
+    units = dict(steps='steps', images_seen='images seen', seconds='seconds', cpu_seconds='processor seconds', parameters='parameters', processes='processes')
+    budget = ', '.join(f'{made[k]:,} {unit}' for k, unit in units.items() if made.get(k, 0) > (k == 'processes')) + (f", on {made['device']}" if 'device' in made else '')
+    broke = f'<p class="note"><b>This run broke.</b> {escape(error)}</p>' if error else ''
+    page = REPORT.format(title=f'Training of {folder.name}', error=broke, budget=escape(budget), curves=url(buffer.getvalue()), watched=watched, settings=escape(json.dumps(made, indent=1)))
+    (folder/'report.html').write_text(page, encoding='utf-8')
 
 # %% ../nbs/11_training.ipynb #11a00011
 def start_run(folder, wanted:dict) -> bool: # True: already finished
