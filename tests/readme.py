@@ -95,13 +95,13 @@ def claim(name):
     bound = {k: sum(r[k] for r in rebuilt)/len(rebuilt) for k in ('fid', 'recall')}
     below = bound['fid'] < mean('class', 'bank', 'fid_floor')                       # of the very images that it is compared with
     matched = '' if below else f" (ratios {bound['fid']/mean('class', 'bank', 'fid'):.2f} and {bound['recall']/mean('class', 'bank', 'recall'):.1f})"
-    return out + ['', f"{budget_of(c)} for each model, {c['images']} training images, N = {c['rows'][0]['n']}, seeds {', '.join(str(r['seed']) for r in c['rows'] if r['method'] == 'class')} (means), {painted(c['rows'][0]['prompts']['bank'])}, features `{rebuilt[0]['features']}`, {c['device']}. Two halves of the real images, N = {halves['n']}, have FID {halves['fid'][0]:.1f}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}{matched}: other real images would have ratios {mean('class', 'bank', 'fid_floor')/mean('class', 'bank', 'fid'):.2f} and {mean('class', 'bank', 'recall_floor')/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
+    more = ' and their mirror images'*c.get('flips', False) + ', timesteps drawn logit-normally'*(c.get('timesteps') == 'logit_normal')
+    return out + ['', f"{budget_of(c)} for each model, {c['images']} training images{more}, N = {c['rows'][0]['n']}, seed {', '.join(seeds := [str(r['seed']) for r in c['rows'] if r['method'] == 'class'])}{' (means)'*(len(seeds) > 1)}, {painted(c['rows'][0]['prompts']['bank'])}, features `{rebuilt[0]['features']}`, {c['device']}. Two halves of the real images, N = {halves['n']}, have FID {halves['fid'][0]:.1f}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}{matched}: other real images would have ratios {mean('class', 'bank', 'fid_floor')/mean('class', 'bank', 'fid'):.2f} and {mean('class', 'bank', 'recall_floor')/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
 
 def summary():
     "The whole model against the class alone, wherever both were measured; prompts from the bank, and the images' own."
     out = ['| | budget of each model | FID class only | whole model, prompts from the bank (ratio) | own prompts (ratio) | other real images | recall, in the same order |', '|---|---|---|---|---|---|---|']
     for name, title in SUMMARY.items():
-        if name == 'isic2018-steps' and not (ROOT/'results'/'claim-isic2018-steps.json').exists(): continue
         if name == 'isic2018-28':
             r = load('isic2018-64-cpu.json')
             budget, found = f"{r['test']['class']['seconds']/60:g} minutes", [r['test'][k] for k in ('class', 'class+text', 'class+text (own)')]
