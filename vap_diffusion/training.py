@@ -465,7 +465,7 @@ def start_run(folder, wanted:dict) -> bool: # True: already finished
     write_json(path, dict(settings=wanted, finished=False, steps=0))
     return False
 
-# %% ../nbs/11_training.ipynb #11a0c001
+# %% ../nbs/11_training.ipynb #2eb67555
 def gradients(
     model:UViT, network,       # the same parameters: as they are, and as accelerate prepared them
     accelerator, scheduler,
