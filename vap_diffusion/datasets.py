@@ -167,7 +167,7 @@ def read_csv(
         if cut:
             with open(path, encoding='utf-8-sig', newline='') as f: wide = next((r for r in csv.reader(f, delimiter=sep) if any(c.strip() for c in r[table.shape[1]:])), None)
             if wide: raise ValueError(f'{path} has a row with more cells than columns ({sep.join(wide)[:80]}): put a cell that holds {sep!r} in double quotes')
-    except UnicodeDecodeError: raise ValueError(f'{path} is not UTF-8 text: save it as "CSV UTF-8"') from None
+    except UnicodeDecodeError: raise ValueError(f'{path} is not a CSV table in UTF-8: save it as "CSV UTF-8", or get the file again') from None
     except pd.errors.ParserError as e: raise ValueError(f'{path} is not a CSV table ({str(e).strip()}): get the file again, or put a cell that holds {sep!r} in double quotes') from None
     except pd.errors.EmptyDataError: raise ValueError(f'{path} is empty: get the file again') from None
     if table.empty: raise ValueError(f'{path} has a header and no rows: get the file again')
