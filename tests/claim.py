@@ -8,7 +8,7 @@ import argparse, json, shlex, sys, time
 from pathlib import Path
 from vap_diffusion.datasets import load_table
 from vap_diffusion.pipeline import build_pipeline, sample
-from vap_diffusion.quickstart import draw_samples, judge, machine, shown_images
+from vap_diffusion.quickstart import draw_samples, floor_split, judge, machine, shown_images
 from vap_diffusion.training import load_features, train_together, write_json
 
 METHODS = {'class': dict(text=False), 'class + text': dict(prototypes=False), 'class + text + prototypes': {}}
@@ -31,14 +31,15 @@ def main(argv=None):
     record, attrs = load_features(a.work[0]).record, tables[0].attrs
     facts = dict(command=f'python tests/claim.py {shlex.join(sys.argv[1:] if argv is None else argv)}', dataset=attrs['dataset'], images=int((tables[0].split == 'train').sum()), split=a.split, minutes=a.minutes, steps=a.steps, guidance=a.guidance, features=a.features, size=record['size'], **({'timesteps': a.timesteps} if a.timesteps else {}), **({'flips': True} if record['flips'] else {}))
     if odd := [k for k in facts if k not in ('command', 'images') and earlier and earlier.get(k) != facts[k]]: sys.exit(f'{a.out} holds another claim ({", ".join(odd)} differ): give another --out, or delete it')
-    if odd := [r for r in earlier.get('rows', []) if r['n'] != min(a.n, int((tables[0].split == a.split).sum()))]: sys.exit(f'{a.out} holds figures of {odd[0]["n"]} images: give another --out, or delete it')
+    count = lambda table: min([a.n, *(int((table.split == s).sum()) for s in (a.split, floor_split(a.split)))]) # of both sets, or the floor would come from halves, at half of N
+    if odd := [r for r in earlier.get('rows', []) if r['n'] != count(tables[0])]: sys.exit(f'{a.out} holds figures of {odd[0]["n"]} images: give another --out, or delete it')
     rows, runs = earlier.get('rows', []), {}
     jobs = [(w, t, seed) for w, t in zip(a.work, tables) for seed in a.seeds or [t.attrs['seed']]]
     for method, how in METHODS.items():
         name = lambda seed: f"{method.split(' + ')[-1]}-seed{seed}" if a.seeds else None
         runs[method] = train_together([dict(out=w, minutes=a.minutes, steps=a.steps, seed=seed, name=name(seed), preset=None) | ({'timesteps': a.timesteps} if a.timesteps else {}) | how for w, _, seed in jobs])
         for (w, table, seed), run in zip(jobs, runs[method]):
-            n = min(a.n, int((table.split == a.split).sum()))
+            n = count(table)
             if any((r['method'], r['seed'], r['work']) == (method, seed, w.name) for r in rows): continue
             pipe, sets = build_pipeline(run), {}
             for kind in PROMPTS if pipe.config.uses_text else PROMPTS[:1]:
