@@ -140,7 +140,7 @@ def list_images(root) -> list[Path]: # relative to `root`, sorted
     "Every image file below a folder; raises `FileNotFoundError` that names the endings seen when there is none."
     files = list_files(check_root(root))
     images = [f for f in files if f.suffix.lower() in IMAGE_TYPES]
-    odd = next((f for f in images if not f.as_posix().isprintable() and any('\ud800' <= c <= '\udfff' for c in f.as_posix())), None)
+    odd = next((f for f in images if any('\ud800' <= c <= '\udfff' for c in str(f))), None)
     if odd: raise ValueError(f'{str(odd)!r} below {root}: a name that is not UTF-8; rename that file')
     if not images:
         seen = ', '.join(sorted({f.suffix or f.name for f in files})[:5]) or 'no file at all'
