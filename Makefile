@@ -20,7 +20,7 @@ quickstart: $(STAMP)  ## train class-only and class + text on phantoms, compare 
 	$(BIN)/vap-diffusion quickstart
 
 test: $(STAMP)   ## every test: export in step, notebooks clean, each chapter top to bottom, command line, faults
-	$(BIN)/python -m pytest -rs tests
+	$(BIN)/python -m pytest -rs -n 2 --dist loadgroup --no-loadscope-reorder tests
 
 lab: $(STAMP)    ## open the course
 	$(BIN)/jupyter lab nbs
