@@ -8,8 +8,8 @@ from vap_diffusion.cli import app
 from vap_diffusion.datasets import load_table, prepare
 from vap_diffusion.phantoms import CLASSES, asset_path, describe_attributes, make_phantom
 from vap_diffusion.pipeline import bank_of, load_pipeline, plan, sample
-from vap_diffusion.prompt_bank import (DIAGNOSES, PromptBank, bank_report, class_names, clauses, extremes, mix_clauses, names_pattern, parse_prompts, possible, prompt_distances)
-from vap_diffusion.vaps import describe_table
+from vap_diffusion.prompt_bank import (DIAGNOSES, PromptBank, bank_report, class_names, clauses, extremes, mix_clauses, parse_prompts, possible, prompt_distances)
+from vap_diffusion.vaps import describe_table, pattern_of
 
 SMALL = PromptBank({'nevus': {'Round, brown.': 3, 'Oval, tan.': 1}, 'melanoma': ['Black; irregular.'], 'keratosis': []}, 'a test',
                    PromptBank({'nevus': ['Oval, brown.'], 'melanoma': []}, 'held'), {'nevus': 2})
@@ -201,7 +201,7 @@ def test_the_list_of_diagnoses():
     for label in DIAGNOSES: assert class_names(label), label
     for label, said, not_said in (('MEL', 'A melanoma.', 'A melody.'), ('NV', 'Two nevi', 'an even border'), ('AKIEC', "Bowen's disease", 'bow'), ('BKL', 'seborrheic-keratosis', 'a kernel'),
                                   ('Pleural_Thickening', 'pleural thickening', 'thick'), ('basal_cell', 'Basal cell', 'basal'), ('no finding', 'nothing', 'no finding'), ('normal', 'x', 'normal light')):
-        pattern = names_pattern(class_names(label))
+        pattern = pattern_of(class_names(label))
         assert bool(pattern.search(said)) == (label not in ('no finding', 'normal')) and not pattern.search(not_said), label
 
 # --- the generator's side --------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['phantom_images', 'course_config', 'check_size', 'encode_images', 'measure_scaling', 'decode_latents',
            'settle_latents', 'gradient_energy', 'reconstruction', 'laplacian_pyramid', 'local_contrast', 'image_loss',
-           'training_device', 'autocast', 'Kept', 'budget', 'one_cycle', 'seeded', 'Muon', 'make_optimizers',
-           'train_autoencoder', 'load_autoencoder', 'fingerprint', 'Discriminator', 'average_weights',
-           'decoder_gradient', 'finetune_decoder', 'training_images', 'write_card', 'main']
+           'training_device', 'has_bf16', 'autocast', 'Kept', 'budget', 'one_cycle', 'seeded', 'Muon',
+           'make_optimizers', 'train_autoencoder', 'load_autoencoder', 'fingerprint', 'Discriminator',
+           'average_weights', 'decoder_gradient', 'finetune_decoder', 'training_images', 'write_card', 'main']
 
 # %% ../nbs/04_autoencoder.ipynb #04a00003
 import argparse, hashlib, json, math, shlex, sys, time
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
@@ -163,12 +163,18 @@ def image_loss(
     return loss
 
 # %% ../nbs/04_autoencoder.ipynb #04a00008
-def training_device() -> torch.device: return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+def training_device() -> torch.device:
+    "The first GPU, or the CPU where there is none."
+    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+
+def has_bf16(device:torch.device) -> bool:
+    "Does the hardware compute in bfloat16? (Before torch 2.11 a CPU cannot be asked, and counts as one that does not.)"
+    if device.type == 'cuda': return torch.cuda.is_bf16_supported()
+    return bool({'avx512_bf16', 'amx_bf16', 'bf16'} & {k for k, v in getattr(torch.cpu, 'get_capabilities', dict)().items() if v})
 
 def autocast(device:torch.device, dtype=torch.float32): # dtype: of the weights
     "bf16 for float32 weights where the hardware computes it, else nothing: without AVX512-bf16 or AMX it is slower than float32 on a CPU."
-    able = torch.cuda.is_bf16_supported() if device.type == 'cuda' else bool({'avx512_bf16', 'amx_bf16', 'bf16'} & {k for k, v in torch.cpu.get_capabilities().items() if v})
-    return torch.autocast(device.type, torch.bfloat16, enabled=able and dtype == torch.float32)
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device) and dtype == torch.float32)
 
 class Kept:
     "State of a training in a file, written every half minute and at the end, from which the same call goes on. Without a path nothing is kept."
@@ -195,10 +201,11 @@ def budget(
     what:str,              # for the progress bar
     progress:bool=True,
     kept:Kept|None=None,   # what a stopped training left
-):                         # yields (step, share done), with a bar that shows the time to go
+):                         # yields (step, share done, bar); the bar shows the time to go
     "Count steps until the budget is spent; the share is what learning rates follow. Raises `ValueError` unless exactly one of minutes and steps is given."
     if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
-    if (minutes or steps) <= 0: raise ValueError(f'{"minutes" if steps is None else "steps"} is {minutes or steps}: more than 0 is needed')
+    what_for, most = ('minutes', minutes) if steps is None else ('steps', steps)
+    if most <= 0: raise ValueError(f'{what_for} is {most}: more than 0 is needed')
     step, start = (kept.step, time.time() - kept.seconds) if kept else (0, time.time())
     share = lambda: min(1., step/steps if steps else (time.time() - start)/(60*minutes))
     with tqdm(total=100, desc=what, disable=not progress, bar_format='{l_bar}{bar}| {elapsed} passed, {remaining} to go{postfix}') as bar:
@@ -428,13 +435,14 @@ def training_images(table:str|None, n:int, size:int, seed:int) -> tuple[np.ndarr
     if table is None: return phantom_images(n, 10**6*(seed + 1), size), phantom_images(513, 10**8 + 10**6*seed, size), f'{n} phantoms of all modalities, {size} px; judged on 513 others'
     rows = load_table(table)
     held = 'val' if (rows.split == 'val').any() else 'test'
+    if not (rows.split == held).any(): raise ValueError(f'{table} has no validation or test images to judge by: prepare it with a larger --val')
     train, test = (load_images(rows[rows.split == s], rows.attrs['root'], size) for s in ('train', held))
     return train, test, f"{len(train)} training images of {rows.attrs['dataset']}, {size} px; judged on the {len(test)} of split {held}"
 
 def write_card(out:Path, facts:dict, record:dict, title:str):
     "README.md beside the weights says what made them; training.json has the curves."
     (out/'README.md').write_text('\n'.join([f'# {title}', '', 'A diffusers `AutoencoderKL` in half precision, made by chapter 04, `vap_diffusion.autoencoder`.',
-        '`decoder_before.safetensors` is its decoder before the adversarial stage; chapter 04 shows the difference.', '', *(f'- {k}: {v}' for k, v in facts.items()), '']))
+        '`decoder_before.safetensors` is its decoder before the adversarial stage; chapter 04 shows the difference. Licence: Apache-2.0, as far as the terms of the training images allow.', '', *(f'- {k}: {v}' for k, v in facts.items()), '']))
     (out/'training.json').write_text(json.dumps(record) + '\n')
 
 def main(argv=None):
@@ -449,15 +457,18 @@ def main(argv=None):
     ap.add_argument('--minutes', type=float, help='instead of steps: half for both parts, half for the decoder alone')
     ap.add_argument('--seed', type=int, default=0)
     a = ap.parse_args(argv)
-    first, second = (dict(minutes=a.minutes/2),)*2 if a.minutes else (dict(steps=s) for s in a.steps)
+    first, second = (dict(steps=s) for s in a.steps) if a.minutes is None else (dict(minutes=a.minutes/2),)*2
+    keep = lambda stage: a.out/f'{stage}.pt' # a stopped command goes on
+    a.out.mkdir(parents=True, exist_ok=True)
     train, test, data = training_images(a.table, a.images, a.size, a.seed)
     start, logs = time.time(), ([], [])
-    vae = train_autoencoder(train, **first, vae=load_autoencoder(a.start) if a.start else None, seed=a.seed, log=logs[0])
+    vae = train_autoencoder(train, **first, vae=load_autoencoder(a.start) if a.start else None, seed=a.seed, log=logs[0], keep=keep('both'))
     before = {k: v.half().contiguous() for k, v in vae.state_dict().items() if k.startswith(('decoder.', 'post_quant_conv.'))}
     scores = [reconstruction(vae, test)]
-    vae, seconds = finetune_decoder(vae, train, **second, seed=a.seed, log=logs[1]), round(time.time() - start)
+    vae, seconds = finetune_decoder(vae, train, **second, seed=a.seed, log=logs[1], keep=keep('decoder')), round(time.time() - start)
     vae.half().save_pretrained(a.out)
     save_file(before, a.out/'decoder_before.safetensors')
+    for stage in ('both', 'decoder'): keep(stage).unlink(missing_ok=True)
     scores.append(reconstruction(load_autoencoder(a.out), test))
     for name, rows in zip(('both', 'decoder'), logs): print(f'{name}: {1000*rows[-1]["seconds"]/max(1, rows[-1]["step"]):.0f} ms a step')
     tell = lambda r: f"PSNR {r['psnr']:.2f} dB, SSIM {r['ssim']:.3f}, sharpness {r['sharpness']:.3f}"

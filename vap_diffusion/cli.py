@@ -86,14 +86,14 @@ def describe(
     if verify: vaps.check_measurable(out)
     if merge: vaps.merge_descriptions(out)
     else:
-        i, _, n = shard.partition('/')
-        if not (i + n).isdecimal() or not n: raise ValueError(f'--shard {shard!r} is none: give I/N, such as 1/4')
+        if not re.fullmatch(r'\d+/\d+', shard): raise ValueError(f'--shard {shard!r} is none: give I/N, such as 1/4')
         if not steps.isdecimal(): raise ValueError(f'--steps {steps!r} are none: give 123, 13 or 1')
         if verify and shard != '1/1': raise ValueError(f'--verify reads all descriptions, and a shard holds some: leave it out, and after the last shard give `vap-diffusion describe {out} --merge --verify {verify}`')
-        how = dict(steps=tuple(map(int, steps)), temperature=temperature, seed=seed, max_words=max_words, shard=(int(i), int(n)), retry=retry)
+        how = dict(steps=tuple(map(int, steps)), temperature=temperature, seed=seed, max_words=max_words, shard=tuple(map(int, shard.split('/'))), retry=retry)
         model = vaps.make_mllm(mllm, max_tokens=max_tokens, batch_size=batch_size, dtype=dtype, device_map=device_map, concurrency=concurrency, timeout=timeout)
         if mllm.startswith('openai:') and not yes and (left := vaps.estimate(out, model, **how)) and left['images']:
             typer.echo(f"{left['images']} images are left: about {left['requests']} requests, " + (f"{left['tokens_in']} tokens in, {left['tokens_out']} tokens out" if left['tokens_in'] else 'tokens not known: the server does not count them'))
+            if not sys.stdin.isatty(): raise ValueError('there is no terminal to ask whether to go on: give --yes')
             typer.confirm('go on?', abort=True)
         path = vaps.write_descriptions(out, model, **how)
         if how['shard'] != (1, 1): return typer.echo(f'{path} is complete; after the last shard: vap-diffusion describe {out} --merge')
@@ -201,17 +201,19 @@ def evaluate(
 ):
     "FID, KID, IS, precision, recall, density, coverage with floors -> DIR/evaluation-SPLIT.json."
     from vap_diffusion import metrics, quickstart
-    from vap_diffusion.datasets import load_images, load_table
+    from vap_diffusion.datasets import load_images, load_table, write_json
     from vap_diffusion.pipeline import load_samples, split_rows
-    from vap_diffusion.training import write_json
+    judge = metrics.load_features(features).to(metrics.training_device())                      # a wrong name is found before the images are read
     fake, manifest = load_samples(images)
     table, rows = load_table(real), split_rows(real, split)
     quickstart.warn_unfit(features, table, real)
     size, other = fake.shape[1], table[table.split == quickstart.floor_split(split)]
     if every and other.empty: raise ValueError(f'{real} has no {quickstart.floor_split(split)} images for the floor: leave out --all')
-    n = None if every else min(len(rows), len(fake), len(other))
-    found = metrics.evaluate(load_images(rows, table.attrs['root'], size), fake, features, n, seed, load_images(other if every else other.sample(n, random_state=seed), table.attrs['root'], size),
-                             repeats=bootstrap, infinite=infinite, unequal=every)
+    n = None if every or other.empty else min(len(rows), len(fake), len(other))                # without others the real images are cut in halves for the floor
+    sets = {f'split {split!r} of {real}': len(rows)//(1 + other.empty), str(images): len(fake)} | ({} if other.empty else {f'split {quickstart.floor_split(split)!r}, for the floor': len(other)})
+    if min(sets.values()) < 4: raise ValueError(f'{min(sets, key=sets.get)} gives {min(sets.values())} images, and recall and precision need at least 4: paint more, take another --split, or prepare with larger shares (--val, --test)')
+    floor = None if other.empty else load_images(other if every else other.sample(n, random_state=seed), table.attrs['root'], size)
+    found = metrics.evaluate(load_images(rows, table.attrs['root'], size), fake, judge, n, seed, floor, repeats=bootstrap, infinite=infinite, unequal=every)
     found['adherence'] = quickstart.adherence_of(fake, manifest, table) if (manifest.prompt != '').all() else {}
     found |= dict(split=split, real=str(real), **quickstart.machine())
     write_json(images/f'evaluation-{split}.json', found)
@@ -228,7 +230,7 @@ def show_figures(found:dict):
     for name, arrow in (('fid', 'lower'), ('kid', 'lower'), ('precision', 'higher'), ('recall', 'higher'), ('density', 'higher'), ('coverage', 'higher')):
         table.add_row(f'{name} ({arrow} is better)', figure(name), figure(f'{name}_floor'), f'{halves[name][0]:.4g}' if name in halves else 'too few')
     if 'fid_infinity' in found: table.add_row('fid, N to infinity', figure('fid_infinity'), figure('fid_infinity_floor'))
-    table.add_row('is (higher is better)', figure('is'), figure('is_real'))
+    if 'is' in found: table.add_row('is (higher is better)', figure('is'), figure('is_real'))
     if found['adherence']: table.add_row('adherence to the prompt', f"{found['adherence']['mean']:.3f}", f"chance {found['adherence']['chance']:.3f}")
     Console().print(table)
 
@@ -368,6 +370,8 @@ def complaint(e:BaseException) -> str:
     if isinstance(e, IsADirectoryError) and at: return f'{at} is a folder where a file is needed: give the file'
     if isinstance(e, FileNotFoundError) and at: return f'{at} is not there: check the path'
     if type(e) is MemoryError and said: return said                                      # a chapter's: it knows the remedy
+    if 'BrokenExecutor' in kinds(e): return 'a worker process was killed, probably for memory: close other programs, and the same command goes on'
+    if 'HTTPError' in kinds(e): return f'the network failed ({said or type(e).__name__}): check it, or give a folder on this machine instead of a name on a hub'
     if {'MemoryError', 'OutOfMemoryError'} & kinds(e): return f'memory is full{f" ({said})" if said else ""}: use fewer images or a smaller batch'
     return said or type(e).__name__
 
@@ -411,8 +415,9 @@ def main():
         print(f'\nstopped: {e}', file=sys.stderr, flush=True)
         leave(130)
     except Exception as e:
+        if 'NoArgsIsHelpError' in kinds(e): print(e.format_message()); sys.exit(0)
         usage, full = hasattr(e, 'format_message'), 'No space left' in str(e)                   # of the arguments; a full disk, however a library calls it
-        if debug or not (usage or full or {'ValueError', 'OSError', 'ImportError', 'FloatingPointError', 'MemoryError', 'OutOfMemoryError', 'ServerError'} & kinds(e)): raise
+        if debug or not (usage or full or {'ValueError', 'OSError', 'ImportError', 'FloatingPointError', 'MemoryError', 'OutOfMemoryError', 'ServerError', 'HTTPError', 'BrokenExecutor'} & kinds(e)): raise
         print(f"error: {e.format_message() if usage else complaint(OSError(errno.ENOSPC, '', getattr(e, 'filename', None)) if full else e)}", file=sys.stderr, flush=True)
         leave(2 if usage else 1)
 

@@ -11,11 +11,11 @@ __all__ = ['TABLE_COLUMNS', 'SPLITS', 'IMAGE_TYPES', 'MIN_SIDE', 'SPLIT_NAMES', 
            'draw_phantoms', 'isic2019_table', 'chest_lists', 'chestxray14_table', 'endoscopy_class',
            'hyperkvasir_table', 'load_mask', 'masked_images', 'kvasir_seg_table', 'cvc_clinicdb_table', 'look',
            'join_twins', 'colonoscopy_table', 'find_images', 'csv_table', 'Dataset', 'check_images', 'assign_splits',
-           'fingerprint', 'write_table', 'load_table', 'reuse_table', 'table_options', 'source_table', 'usable',
-           'prepare', 'check_dataset', 'load_images']
+           'fingerprint', 'commit', 'write_json', 'read_json', 'write_table', 'load_table', 'reuse_table',
+           'table_options', 'source_table', 'usable', 'prepare', 'check_dataset', 'load_images']
 
 # %% ../nbs/03_datasets.ipynb #16938126
-import csv, hashlib, json, os, re, warnings
+import csv, hashlib, json, os, re, subprocess, warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -68,8 +68,11 @@ def split_by_group(
 def to_8bit(
     values:np.ndarray, # H W, integers of any depth or floats
 ) -> np.ndarray:       # H W uint8
-    "Scale 10-, 12- or 16-bit gray values to bytes by the smallest bit depth that holds them (floats up to 1 by 1, others by their largest)."
-    values = np.nan_to_num(values.astype(np.float64))
+    """Scale 10-, 12- or 16-bit gray values to bytes by the smallest bit depth that holds them (floats up to 1 by 1, others by their largest).
+
+    The file does not say its depth, so it is guessed for each image: a 12-bit film without a bright pixel counts as 10-bit and comes out brighter. Where exposure matters, bring such files to 8 bits first, all by one rule. `ValueError` for values that are no finite numbers."""
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all(): raise ValueError('it holds values that are no finite numbers')
     values = values - min(0, values.min())                         # CT-like values start below zero
     bits = max(8, int(values.max()).bit_length())
     top = 1 if values.max() <= 1 else values.max() if (values % 1).any() else 2**(bits + bits % 2) - 1 # scanners give 8, 10, 12, 14 or 16 bits
@@ -617,9 +620,30 @@ def assign_splits(table, val, test, seed) -> pd.DataFrame:
 
 # %% ../nbs/03_datasets.ipynb #759c973e
 def fingerprint(table, root) -> str:
-    "Changes when a file, its size, a label, a group or a split changes."
-    sizes = [os.path.getsize(Path(root)/f) for f in table.file_name]
+    "Changes when a file's name, its size, a label, a group or a split changes; what is inside the files is not read."
+    sizes = [(Path(root)/f).stat().st_size if (Path(root)/f).exists() else -1 for f in table.file_name] # -1: a link to nowhere, which `usable` leaves out
     return hashlib.sha256((table.to_csv() + str(sizes)).encode()).hexdigest()[:16]
+
+def commit() -> str:
+    "The commit of the code, '+' for changes on top; '' outside a repository."
+    here = Path(globals().get('__file__', 'notebook')).resolve().parent                         # a notebook has no __file__
+    git = lambda *a: subprocess.run(['git', '-C', str(here), *a], capture_output=True, text=True)
+    try: head, changes = git('rev-parse', '--short', 'HEAD'), git('status', '--porcelain', '-uno')
+    except OSError: return ''
+    return head.stdout.strip() + ('+' if changes.stdout.strip() else '') if head.returncode == 0 else ''
+
+def write_json(path, data):
+    "Write beside, then rename: nobody meets half a file. `ValueError` for what JSON does not have, such as NaN."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix('.part')
+    part.write_text(json.dumps(data, indent=1, allow_nan=False) + '\n')
+    part.replace(path)
+
+def read_json(path):
+    "What `write_json` wrote. `ValueError` names a damaged file."
+    try: return json.loads(Path(path).read_text())
+    except ValueError as e: raise ValueError(f'{path} is damaged ({e}): delete it, or the folder that it describes, and run the same command again') from None
 
 def write_table(table, out):
     "Write `table` and its attrs to out/table.parquet: beside it first, then renamed, so that nobody meets half a table."
@@ -648,7 +672,7 @@ def reuse_table(out, settings) -> pd.DataFrame|None: # None: nothing there yet
     if not (Path(out)/'table.parquet').exists(): return None
     table = load_table(out)
     changed = [f'{k} was {table.attrs.get(k)}, now {v}' for k, v in settings.items() if table.attrs.get(k) != v]
-    if changed: raise FileExistsError(f'{out} holds the table of another run ({"; ".join(changed)}): choose another out, or delete that folder')
+    if changed: raise FileExistsError(f'{out} holds the table of another run ({"; ".join(changed)}): choose another out, or delete that folder with its descriptions, features and models')
     return table
 
 # %% ../nbs/03_datasets.ipynb #7c5c8cd8
@@ -690,7 +714,9 @@ def prepare(
     progress:bool=True,
     labels=None, image_column:str='image', label_column:str='label', group_column:str|None=None, # of a `csv`: the label file, its columns
 ) -> pd.DataFrame:           # as `load_table` gives it
-    "Make the table of a data set, check that every image opens, fill in missing splits. The same call again changes nothing and is quick."
+    """Make the table of a data set, check that every image opens, fill in missing splits. The same call again changes nothing and is quick; where the images have moved, it notes their new place.
+
+    `ValueError` for arguments that do not fit, `FileExistsError` for a folder with another table, `ImageError` when no image opens."""
     options = table_options(dataset, modality, labels, image_column, label_column, group_column)
     if test is None: test = DATASETS[dataset].test
     if min(val, test) < 0 or val + test >= 1: raise ValueError(f'val {val} and test {test} must not be negative, and must leave images for training')
@@ -699,15 +725,18 @@ def prepare(
     settings = dict(dataset=dataset, root=str(Path(root).resolve()), modality=modality, seed=seed, val=val, test=test)
     if dataset == 'phantoms': settings |= dict(n=n, size=size, modalities=modalities)
     if dataset == 'csv': settings |= dict(labels=str(Path(labels).resolve()), image_column=image_column, label_column=label_column, group_column=group_column)
-    old = reuse_table(out, settings)
+    if dataset == 'folder' and Path(root).resolve() in Path(out).resolve().parents: raise ValueError(f'out {out} lies inside root {root}, where later outputs would count as images: choose a folder outside')
+    old = reuse_table(out, {k: v for k, v in settings.items() if k not in ('root', 'labels')})  # these may have moved: `source` says whether they are the same
     if dataset == 'phantoms': draw_phantoms(root, n, size, seed, modalities)
     table = source_table(dataset, root, modalities, options)
     if dataset == 'phantoms' and (val, test) != (0.1, 0.1): table = table.assign(split=None) # their own is 8 : 1 : 1
     if dataset in ('folder', 'csv') and modality is None: warnings.warn(f'no modality given for {root}: taken as {MODALITIES[0]} (or name one of {", ".join(MODALITIES[1:])})', stacklevel=2)
     settings['source'] = fingerprint(table, root)
     if old is not None:
-        if old.attrs['source'] == settings['source']: return old
-        raise FileExistsError(f'the images or labels below {root} have changed since {out} was prepared: choose another out, or delete that folder')
+        if old.attrs['source'] != settings['source']: raise FileExistsError(f'the images or labels below {root} are not those that {out} was prepared from: choose another out, or delete that folder with its descriptions, features and models')
+        moved = {k: settings[k] for k in ('root', 'labels') if settings.get(k) != old.attrs.get(k)}
+        if moved: old.attrs |= moved; write_table(old, out)
+        return old
     Path(out).mkdir(parents=True, exist_ok=True)
     table = assign_splits(usable(table, root, out, progress), val, test, seed)
     table.attrs = settings | dict(classes=sorted(table.label.unique()), version=__version__, about=DATASETS[dataset].about())
@@ -751,7 +780,7 @@ def load_images(
     size:int,           # pixels of a side
     progress:bool=True,
 ) -> np.ndarray:        # N H W 3 uint8
-    "The images of a table, in its order. Raises `FileNotFoundError` when the folder has moved, `ImageError` for a file."
+    "The images of a table, in its order. Raises `FileNotFoundError` when the folder has moved (`prepare` again with its new place), `ImageError` for a file."
     check_root(root)
     images = np.empty((len(table), size, size, 3), np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -154,7 +154,9 @@ def sampling_steps(
     num_inference_steps:int, # how many
     T:int=1000,              # of how many
 ) -> list[int]:              # from noisy to clean
-    "Evenly spaced steps that end at 0, as diffusers' `timestep_spacing='leading'`."
+    """Evenly spaced steps that end at 0, as diffusers' `timestep_spacing='leading'`.
+
+    Where the number does not divide T they begin lower: 501 of 1000 begin in the middle, where noise is no start. Take a divisor, or few steps. `ValueError` below 1 and above T."""
     if not 1 <= num_inference_steps <= T: raise ValueError(f'num_inference_steps is {num_inference_steps}: 1 to {T} are possible')
     return [i*(T//num_inference_steps) for i in reversed(range(num_inference_steps))]
 
@@ -167,9 +169,10 @@ def sample(
     eta:float=0.,            # 0: DDIM; 1: ancestral
     generator:torch.Generator|None=None, # of the fresh noise, for eta above 0
 ) -> Tensor:                 # B ...
-    "Walk from noise to data in `num_inference_steps` steps."
-    x, stride = noise, len(alphas_cumprod)//num_inference_steps
-    for t in sampling_steps(num_inference_steps, len(alphas_cumprod)):
+    "Walk from noise to data in `num_inference_steps` steps, those of `sampling_steps`."
+    x, steps = noise, sampling_steps(num_inference_steps, len(alphas_cumprod))
+    stride = len(alphas_cumprod)//num_inference_steps
+    for t in steps:
         eps = model(x, torch.full((len(x),), t, device=x.device))
         x = ddim_step(eps, t, t - stride, x, alphas_cumprod, eta, generator)
     return x

@@ -12,12 +12,12 @@ __all__ = ['SIDEWAYS', 'PLACES', 'LUNG', 'LIGHTS', 'LIT', 'LIGHT', 'BROWN', 'VAL
            'share_out', 'said_of_things', 'denied_things', 'read_statement', 'named_again', 'read_claims', 'wilson',
            'faithfulness_report', 'score_claims', 'says_only', 'judge', 'consistency', 'ask', 'say', 'spoken',
            'can_plant', 'plant_errors', 'put', 'reword', 'recover', 'draw_truth', 'chance', 'shuffled_bank',
-           'describer_accuracy', 'write_results', 'prove', 'lesion_agreement', 'agreement_of_lesions', 'errors_by_eye',
-           'seen_by_eye', 'trusted', 'holds_truth', 'measured', 'evidence_table', 'report_table', 'ask_again', 'main',
-           'run', 'verify', 'as_said', 'wrong_claims', 'mended', 'attributes_to_judge', 'verify_table']
+           'write_results', 'prove', 'lesion_agreement', 'agreement_of_lesions', 'errors_by_eye', 'seen_by_eye',
+           'trusted', 'holds_truth', 'measured', 'evidence_table', 'report_table', 'ask_again', 'main', 'run', 'verify',
+           'as_said', 'wrong_claims', 'mended', 'attributes_to_judge', 'verify_table']
 
 # %% ../nbs/06_faithfulness.ipynb #f6a00003
-import argparse, itertools, json, os, re, subprocess, sys, time, warnings
+import argparse, itertools, json, os, re, sys, time, warnings
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
-from .phantoms import AREAS, ATTRIBUTES, CLASSES, TOGETHER, data_path, describe_attributes, draw_attributes, make_phantom
-from .datasets import load_table
-from .vaps import MeasuringDescriber, VisualAttributePrompter, answers, make_mllm, one_line, read_lines, writing
+from .phantoms import AREAS, ATTRIBUTES, CLASSES, TOGETHER, data_path, draw_attributes
+from .datasets import commit, load_table, write_json
+from .vaps import MeasuringDescriber, VisualAttributePrompter, accuracy_of, answers, make_mllm, one_line, read_lines, writing
 
 # %% ../nbs/06_faithfulness.ipynb #f6000010
 def either(*words): return re.compile(r'(?<![\w-])(?:' + '|'.join(words) + r')(?!\w|-(?:white|blue|purple|violet|yellow|pink)\b)')
@@ -202,6 +202,7 @@ def statements(
     text = re.sub(r',? ?from (?:left to right|right to left|top to bottom|side to side)', '', text)
     text = re.sub(r'(?:^|(?<=[.;] ))compared (?:with|to) [^,.;]*, ', '', text)
     parts = re.split(r'(?<=[.!?;])(?:\s+|$)', text)
+    parts = [' '.join(words[i:i + 60]) for p in parts for words in [p.split()] for i in range(0, len(words), 60)]   # nobody writes so long a sentence, and reading one takes minutes
     return [p.strip(' .;!') for p in parts if p.strip(' .;!') and not p.strip().endswith('?') and not GENERAL.search(p.strip()) and not WISH.search(p.strip())]
 
 # %% ../nbs/06_faithfulness.ipynb #f6000012
@@ -526,10 +527,10 @@ def score_claims(
 ) -> pd.DataFrame:            # attribute, claimed, labelled, right, precision, low, high, recall; the last line is all, with sentences and exact
     "The reader's own accuracy on labelled sentences: of the claims that it reads, how many are right, and of those that stand there, how many it reads. A sentence is exact when all its claims are."
     modality, counts, exact = modality or Path(path).stem, Counter(), 0
-    rows = [json.loads(l) for l in Path(path).read_text(encoding='utf-8').splitlines() if l.strip()]
-    rows = [r for r in rows if r.get('modality', modality) == modality]
+    rows = [(i, json.loads(l)) for i, l in enumerate(Path(path).read_text(encoding='utf-8').splitlines(), 1) if l.strip()]
+    rows = [(i, r) for i, r in rows if r.get('modality', modality) == modality]
     if not rows: raise ValueError(f'{path} holds no sentence about {modality}: each line needs text and claims')
-    for i, row in enumerate(rows, 1):
+    for i, row in rows:
         for a, values in row['claims'].items():
             if not set(values) <= set(ATTRIBUTES[modality].get(a, ())): raise ValueError(f'{path}, line {i}: {a} is {values}, which is not in the vocabulary of {modality}')
         read, labelled = ({(a, v) for a, values in c.items() for v in values} for c in (read_claims(row['text'], modality), row['claims']))
@@ -770,29 +771,15 @@ def chance(first:list[dict], second:list[dict], attribute:str) -> float:
 
 def shuffled_bank(truth:list[dict], modality:str, rng) -> dict: # attribute -> agreement, chance, n
     "True sentences, each judged by the truth of another image: what a measure must call chance."
-    claims, orders, found = [read_claims(say(modality, spoken(modality, t)), modality) for t in truth], [rng.permutation(len(truth)) for _ in range(20)], {}
+    claims, orders = [read_claims(say(modality, spoken(modality, t)), modality) for t in truth], [rng.permutation(len(truth)) for _ in range(20)]
     outcomes = [judge(claims[i], t, modality) for order in orders for i, t in zip(order, truth)]
     said = [{a: v[0] for a, v in c.items()} for c in claims]
     return {a: dict(agreement=float(np.mean([o[a] in ('correct', 'absent') for o in outcomes])), chance=chance(said, truth, a), n=len(outcomes)) for a in ATTRIBUTES[modality]}
 
-def describer_accuracy(modality:str, n:int, progress:bool=True, first:int=900_000_000) -> dict: # attribute -> share
-    "How often the measuring describer reads what a phantom has."
-    describer, labels = MeasuringDescriber(), CLASSES[modality]
-    phantoms = (make_phantom(labels[i % len(labels)], first + i) for i in range(n))
-    right = [{a: v == p.attributes[a] for a, v in describer.measure(p.image, modality).items()} for p in tqdm(phantoms, total=n, desc=f'measuring {modality}', disable=not progress)]
-    return {a: float(np.mean([r[a] for r in right])) for a in ATTRIBUTES[modality]}
-
 # %% ../nbs/06_faithfulness.ipynb #f6000042
 def write_results(path, result:dict, seconds:float, command:str):
     "A results file with the command, the commit and the seconds that made it."
-    here = Path(globals().get('__file__', 'notebook')).resolve().parent
-    git = lambda *a: subprocess.run(['git', '-C', str(here), *a], capture_output=True, text=True).stdout.strip()
-    try: commit = git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain', '-uno') else '')
-    except OSError: commit = ''
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    part = Path(path).with_suffix('.part')
-    part.write_text(json.dumps(result | dict(command=command, commit=commit, seconds=round(seconds, 1)), indent=1) + '\n')
-    part.replace(path)
+    write_json(path, result | dict(command=command, commit=commit(), seconds=round(seconds, 1)))
 
 def prove(
     path='results/words.json',
@@ -809,7 +796,7 @@ def prove(
         truth = draw_truth(m, n, seed)
         rows += [row | dict(seed=seed) for row in recover(truth, m, kind, rate, np.random.default_rng([seed, round(100*rate), len(kind)]))]
     shuffled = {m: shuffled_bank(draw_truth(m, n, 7), m, np.random.default_rng(7)) for m in modalities}
-    describer = {m: describer_accuracy(m, images, progress) for m in modalities}
+    describer = {m: accuracy_of(MeasuringDescriber(), m, images, 900_000_000, progress) for m in modalities}
     result = dict(planted=rows, worst={k: max(abs(r['planted'] - r['recovered']) for r in rows if r['kind'] == k) for k in KINDS},
                   shuffled=shuffled, describer=describer, describer_bounds={m: {a: wilson(round(v*images), images) for a, v in of.items()} for m, of in describer.items()}, describer_name=MeasuringDescriber.name, describer_images=images)
     write_results(path, result, time.time() - start, 'python -m vap_diffusion.faithfulness')

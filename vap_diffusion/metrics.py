@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['LADDER', 'RANGE', 'Given', 'inception_score', 'distances', 'squared_distances', 'knn_radii', 'ball_counts', 'inside',
-           'ManifoldMetric', 'ImprovedPrecisionRecall', 'DensityCoverage', 'as_bytes', 'blur', 'jpeg', 'damage',
-           'phantom_images', 'Stage', 'FeatureNet', 'extract', 'random_damage', 'random_crops', 'instance_loss',
-           'settle', 'fit_classifier', 'train_features', 'InceptionFeatures', 'load_features', 'features_name',
-           'TimmFeatures', 'compare', 'draw_sets', 'half_splits', 'bootstrap', 'fid_infinity', 'evaluate',
-           'missing_modes', 'feature_ladder', 'agreement', 'adherence', 'Watch', 'draw_classes', 'table_images',
-           'write_card', 'on_card', 'main']
+           'finite', 'ManifoldMetric', 'ImprovedPrecisionRecall', 'DensityCoverage', 'as_bytes', 'blur', 'jpeg',
+           'damage', 'phantom_images', 'Stage', 'FeatureNet', 'extract', 'random_damage', 'random_crops',
+           'instance_loss', 'settle', 'fit_classifier', 'train_features', 'InceptionFeatures', 'load_features',
+           'features_name', 'TimmFeatures', 'compare', 'draw_sets', 'half_splits', 'bootstrap', 'fid_infinity',
+           'evaluate', 'missing_modes', 'feature_ladder', 'agreement', 'adherence', 'Watch', 'draw_classes',
+           'table_images', 'write_card', 'on_card', 'main']
 
 # %% ../nbs/13_metrics.ipynb #e5178656
-import argparse, hashlib, json, math, shlex, sys, time, warnings
+import argparse, hashlib, math, shlex, sys, time, warnings
 from pathlib import Path
 import numpy as np
 import torch
@@ -28,10 +28,10 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from torchmetrics.utilities import dim_zero_cat
 from torchvision.io import decode_jpeg, encode_jpeg
 from tqdm.auto import tqdm
-from .datasets import load_images, load_table
+from .datasets import load_images, load_table, read_json, write_json
 from .phantoms import CLASSES, MODALITIES, asset_path, make_phantom
 from .vaps import MeasuringDescriber, load_descriptions, read_attributes
-from .autoencoder import training_device
+from .autoencoder import autocast, training_device
 from .pipeline import SYNTHETIC, assemble
 
 # %% ../nbs/13_metrics.ipynb #0c1393d9
@@ -130,6 +130,12 @@ def inside(
     return ball_counts(points, centres, radii, chunk, strict)[0] > 0
 
 # %% ../nbs/13_metrics.ipynb #46d63d84
+def finite(features:Tensor, side:str) -> Tensor: # N F, as they came
+    """ValueError names the first row with NaN or infinity: one of them would move every figure without a word."""
+    bad = ~features.isfinite().all(1)
+    if bad.any(): raise ValueError(f'row {int(bad.nonzero()[0])} of the {side} features is not finite ({int(bad.sum())} of {len(bad)} rows): look at that image and at the network')
+    return features
+
 class ManifoldMetric(Metric):
     """What precision, recall, density and coverage share: features of real and fake images, in lists that merge across processes."""
     higher_is_better, is_differentiable, full_state_update = True, False, False
@@ -162,7 +168,7 @@ class ManifoldMetric(Metric):
             states = getattr(self, f'{side}_features')
             n = sum(len(s) for s in states) if isinstance(states, list) else len(states)
             if n <= self.k: raise ValueError(f'{n} {side} images are too few for k = {self.k}: give at least {self.k + 1}')
-            sides.append(states[0] if isinstance(states, list) and len(states) == 1 else dim_zero_cat(states))
+            sides.append(finite(states[0] if isinstance(states, list) and len(states) == 1 else dim_zero_cat(states), side))
         return tuple(sides)
 
 class ImprovedPrecisionRecall(ManifoldMetric):
@@ -408,13 +414,14 @@ def train_features(
     images = as_bytes(images)
     if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
     if len(images) < 8: raise ValueError(f'{len(images)} images are too few to train features: give at least 8, better thousands')
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
+    generator, device = torch.Generator().manual_seed(seed), training_device()
     classes = sorted(set(labels)) if labels is not None else []
-    net = FeatureNet(sample_size=images.shape[-1], classes=classes, name=name).train().to(memory_format=torch.channels_last)
-    width = net.num_features
-    project = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 96))
-    read_damage = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 6))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        net = FeatureNet(sample_size=images.shape[-1], classes=classes, name=name).train().to(device, memory_format=torch.channels_last)
+        width = net.num_features
+        project = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 96)).to(device)
+        read_damage = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 6)).to(device)
     parameters = [p for m in (net.stages, project, read_damage) for p in m.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-2)
     crop, done, step, start = images.shape[-1] * 3 // 4, 0., 0, time.time()
@@ -424,9 +431,9 @@ def train_features(
         batch = images[torch.randint(0, len(images), (batch_size,), generator=generator)]
         damaged, target = random_damage(batch[:batch_size // 4], generator)
         batch = torch.cat([batch, damaged])                                                 # B 3 H W
-        target = torch.cat([torch.zeros(batch_size, 6), target])                            # B 6
-        views = torch.cat([random_crops(batch, crop, generator) for _ in range(2)])         # 2B 3 h w
-        with torch.autocast('cpu', torch.bfloat16): pools = net.pools(views)                # 2B F
+        target = torch.cat([torch.zeros(batch_size, 6), target]).to(device)                 # B 6
+        views = torch.cat([random_crops(batch, crop, generator) for _ in range(2)]).to(device) # 2B 3 h w
+        with autocast(device): pools = net.pools(views)                                     # 2B F
         instance = instance_loss(F.normalize(project(pools), dim=1))
         reading = F.smooth_l1_loss(read_damage(pools), torch.cat([target, target]))
         optimizer.zero_grad()
@@ -438,7 +445,7 @@ def train_features(
         if log is not None and (step % 20 == 0 or done == 1):
             log.append(dict(step=step, seconds=round(time.time() - start, 1), instance=instance.item(), damage=reading.item()))
     bar.close()
-    net.eval()
+    net.eval().cpu()
     settle(net, images, generator)
     if labels is not None: fit_classifier(net, images, torch.tensor([classes.index(x) for x in labels]))
     if out is not None: net.save_pretrained(out)
@@ -482,7 +489,7 @@ def load_features(
     folder = asset_path('features') if name == 'phantoms' else Path(name)
     if not (folder/'config.json').is_file():
         raise FileNotFoundError(f"no feature network at '{folder}': give 'phantoms', 'inception:FILE', 'timm:NAME' or a folder saved by train_features")
-    kind = json.loads((folder/'config.json').read_text()).get('_class_name')
+    kind = read_json(folder/'config.json').get('_class_name')
     if kind != 'FeatureNet': raise ValueError(f"'{folder}' holds a {kind}, not a FeatureNet")
     return FeatureNet.from_pretrained(folder).eval().requires_grad_(False)
 
@@ -536,6 +543,7 @@ def compare(
     seed:int=0, # of KID's subsets
 ) -> dict[str, float]: # fid, kid, precision, recall, density, coverage
     """The figures that compare two sets of features, by torchmetrics and the two metrics above; density and coverage with k = 5, or n - 1 if that is less."""
+    finite(real, 'real'); finite(fake, 'fake')
     n, given = min(len(real), len(fake)), Given(real.shape[1])
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')     # KID says that it keeps all features: it must
@@ -634,7 +642,7 @@ def evaluate(
 ) -> dict:
     """FID, KID, IS, precision, recall, density and coverage, each with its floor: the same figure for real images in the place of the fake ones, same n (with `unequal`: all there are).
 
-    Keys: fid, fid_floor, kid, kid_floor, is, is_real, precision, recall, density, coverage likewise; n, k, k_coverage, seed, features
+    Keys: fid, fid_floor, kid, kid_floor, is and is_real (where the network has a classifier), precision, recall, density, coverage likewise; n, k, k_coverage, seed, features
     (name and hash), floor (what stood in; with `unequal` n counts the fake ones, and n_real and n_floor stand beside it), half_splits (`half_splits`), intervals (with `repeats`: name -> [low, high]), fid_infinity and
     fid_infinity_floor (with `infinite`). ValueError when n is below k + 1 or above what is there; a warning when n <= num_features.
     """
@@ -642,10 +650,11 @@ def evaluate(
     real, fake = as_bytes(real, 'real'), as_bytes(fake, 'fake')
     if floor_real is not None: floor_real = as_bytes(floor_real, 'floor_real')
     if n is not None and n <= k: raise ValueError(f'n = {n} is too few for k = {k}: give n >= {k + 1}')
-    if repeats and (few := min(n or len(real), len(real), len(fake))) < 2*(k + 1): raise ValueError(f'{few} images are too few for intervals, which come from halves: give n >= {2*(k + 1)}, or no repeats')
     if unequal and (floor_real is None or n is not None): raise ValueError('unequal takes all images of three sets: give floor_real, and no n')
     real, fake, other, how = (real, fake, floor_real, 'another real set') if unequal else draw_sets(real, fake, floor_real, n, seed)
     least = min(map(len, (real, fake, other)))
+    if least <= k: raise ValueError(f'{least} images on a side are too few for k = {k}: give at least {k + 1} of each' + ('' if floor_real is not None else f', of the real ones {2*(k + 1)}, for they are cut in halves for the floor'))
+    if repeats and least < 2*(k + 1): raise ValueError(f'{least} images are too few for intervals, which come from halves: give n >= {2*(k + 1)}, or no repeats')
     if least <= net.num_features:
         warnings.warn(f'n = {least} is not above the {net.num_features} features: the covariances are singular and FID is mostly bias; '
                       f'compare only with fid_floor, or give n > {net.num_features}')
@@ -654,7 +663,7 @@ def evaluate(
     real, fake, other = (extract(net, x) for x in (real, fake, other))                      # n F
     scores, floors, device = compare(real, fake, k, seed), compare(real, other, k, seed), next(net.parameters()).device
     result = {key: value for name in scores for key, value in ((name, scores[name]), (f'{name}_floor', floors[name]))}
-    logits = {'is': net.logits(fake.to(device)).cpu(), 'is_real': net.logits(other.to(device)).cpu()}
+    logits = {name: x for name, of in (('is', fake), ('is_real', other)) if (x := net.logits(of.to(device)).cpu()).shape[1]} # none where no classifier is there
     result |= {name: inception_score(x) for name, x in logits.items()} | {'n': len(fake), **(dict(n_real=len(real), n_floor=len(other)) if unequal else {}), 'k': k, 'k_coverage': min(5, least - 1), 'seed': seed, 'features': features_name(net), 'floor': how}
     result['half_splits'] = half_splits(torch.cat([real, other]) if floor_real is None else real, splits, k, seed)
     if infinite: result |= dict(fid_infinity=fid_infinity(real, fake, seed=seed), fid_infinity_floor=fid_infinity(real, other, seed=seed))
@@ -716,8 +725,8 @@ def adherence(
 ) -> dict:
     """Share of a prompt's attributes that the measuring describer reads in the image; mean, per attribute, beside chance and real images.
 
-    chance: the same readings against other images' prompts (mean of 20 shuffles). Keys: mean, chance, real (if given), n,
-    attributes: {name: {value, chance, real}}. ValueError when the numbers differ, or no prompt holds a known attribute.
+    chance: the same readings against the prompt of another image (mean of 20 shuffles without a fixed point). Keys: mean, chance, real (if given), n,
+    attributes: {name: {value, chance, real}}. ValueError for fewer than 2 images, when the numbers differ, or no prompt holds a known attribute.
     """
     def measured(images, prompts, what):
         images = as_bytes(images, what)
@@ -725,9 +734,14 @@ def adherence(
         wanted = [read_attributes(p, modality) for p in prompts]
         if not any(wanted): raise ValueError(f"no prompt holds an attribute of {modality}, the first is '{prompts[0]}'")
         return wanted, [describer.measure(x, modality) for x in images.permute(0, 2, 3, 1).numpy()]
+    if len(prompts) < 2: raise ValueError('chance needs the prompt of another image: give at least 2 images')
+    if real is not None and real_prompts is None: raise ValueError('real images need real_prompts, their true descriptions')
     describer, rng = MeasuringDescriber(), np.random.default_rng(seed)
     wanted, read = measured(images, prompts, 'images')
-    shuffled = [agreement([wanted[i] for i in rng.permutation(len(wanted))], read) for _ in range(20)]
+    def others(): # each image with the prompt of the next one in a random ring
+        ring = rng.permutation(len(wanted))
+        return [wanted[i] for i in np.roll(ring, 1)[np.argsort(ring)]]
+    shuffled = [agreement(others(), read) for _ in range(20)]
     columns = dict(value=agreement(wanted, read), chance={a: float(np.mean([s[a] for s in shuffled])) for a in shuffled[0]})
     if real is not None: columns['real'] = agreement(*measured(real, real_prompts, 'real'))
     means = {name: float(np.mean(list(column.values()))) for name, column in columns.items()}
@@ -749,6 +763,7 @@ class Watch:
         seed:int=0,
     ):
         self.table, self.features, self.steps, self.guidance_scale, self.per_class, self.seed, self.pipe = load_table(out), features, num_inference_steps, guidance_scale, per_class, seed, None
+        self.net = load_features(features)                                                     # a wrong name is found now, not at the first look
         val, train = (self.table[self.table.split == s] for s in ('val', 'train'))
         n = min(n or (1000 if torch.cuda.is_available() else 300), len(val), len(train))
         if n < 4: raise ValueError(f'{out} has {len(val)} validation and {len(train)} training images, too few to watch with: prepare it with a larger validation split, or do not watch')
@@ -759,8 +774,8 @@ class Watch:
         "Once for each run: the pipeline around the model, features of real images, the floor."
         self.pipe = assemble(folder, model).to(model.device)
         self.pipe.set_progress_bar_config(disable=True)
-        size = json.loads((Path(folder).parent.parent/'features'/'features.json').read_text())['size']
-        self.net = load_features(self.features).to(model.device)
+        size = read_json(Path(folder).parent.parent/'features'/'features.json')['size']
+        self.net = self.net.to(model.device)
         self.real, other = (extract(self.net, as_bytes(load_images(t, self.table.attrs['root'], size, progress=False)))
                             for t in (self.rows, self.others))
         self.floor = {f'{k}_floor': v for k, v in self.figures(other).items()}
@@ -859,7 +874,6 @@ def main(argv=None):
     ap.add_argument('--ladder', type=Path, help='JSON file to write the ladder to, beside what other data sets wrote there')
     a = ap.parse_args(argv)
     name = load_table(a.table).attrs['dataset'] if a.table else 'phantoms'
-    start = time.time()
     if a.table: images, labels, ladders = table_images(a.table, a.size, a.seed)
     else:
         images, labels = phantom_images(a.images, 10**6 * (a.seed + 1), a.size)
@@ -877,14 +891,13 @@ def main(argv=None):
                    instance_loss=round(log[-1]['instance'], 3), damage_loss=round(log[-1]['damage'], 3),
                    classifier_accuracy_on_training_images=round(float(correct.float().mean()), 3), **on_card(net, *next(iter(ladders.values()))[:2], a.n, a.seed))
     if a.ladder is None: return
-    found = json.loads(a.ladder.read_text()) if a.ladder.is_file() else {}
+    found = read_json(a.ladder) if a.ladder.is_file() else {}
     for what, (reference, others, others_labels) in ladders.items():
         n, began = min(a.n, len(reference), len(others)), time.time()
         rungs = feature_ladder(reference, others, others_labels, net, n, a.seed, classes=3 if what == 'held-out dermoscopy' else 1)
         found[f'{name}: {what}'] = dict(features=features_name(net), n=n, k=3, seed=a.seed, seconds=round(time.time() - began),
                                        device=f'CPU, {torch.get_num_threads()} threads', command=command, rungs=rungs)
-    a.ladder.parent.mkdir(parents=True, exist_ok=True)
-    a.ladder.write_text(json.dumps(found, indent=1))
+    write_json(a.ladder, found)
 
 # %% ../nbs/13_metrics.ipynb #0d3a3a51
 if __name__ == '__main__' and '__file__' in globals(): main()

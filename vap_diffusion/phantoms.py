@@ -624,11 +624,13 @@ def write_phantoms(
 )->pd.DataFrame:              # what phantoms.csv says
     """Draw n phantoms: root/images/*.png, and at the end root/phantoms.csv with file_name, label, split, group, modality, then every attribute.
 
-    A tenth of each class is for validation, a tenth for testing. ValueError for n < 1 or an unknown modality."""
+    A tenth of each class is for validation, a tenth for testing. ValueError for n < 1, a size outside 16 to 1024, a negative seed or an unknown modality."""
     modalities = (modalities,) if isinstance(modalities, str) else tuple(modalities)
     unknown = [m for m in modalities if m not in MODALITIES]
     if unknown or not modalities: raise ValueError(f'unknown modality {unknown or "()"}: choose among ' + ', '.join(MODALITIES))
     if n < 1: raise ValueError(f'n is {n}: at least 1 phantom is needed')
+    if seed < 0: raise ValueError(f'seed is {seed}: give 0 or more')
+    if not 16 <= size <= 1024: raise ValueError(f'size is {size}: choose 16 to 1024 pixels')
     root, labels = Path(root), [label for m in modalities for label in CLASSES[m]]
     (root/'images').mkdir(parents=True, exist_ok=True)
     (root/'phantoms.csv').unlink(missing_ok=True)                                # there is a table only when its images are complete

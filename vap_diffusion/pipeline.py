@@ -10,8 +10,9 @@ __all__ = ['SYNTHETIC', 'OUTPUTS', 'PROMPT_KINDS', 'KNOWN_TERMS', 'CARD', 'decod
            'add_figures', 'read_figures', 'card', 'push', 'refusal']
 
 # %% ../nbs/12_pipeline.ipynb #12a00003
-import argparse, difflib, hashlib, json, os, shlex, shutil, sys, tempfile, time, warnings
+import argparse, difflib, hashlib, json, shlex, shutil, sys, tempfile, time, warnings
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -24,16 +25,15 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 from tqdm.auto import tqdm
 from . import __version__
-from .diffusion import SD_SCHEDULE
-from .phantoms import CLASSES, asset_path
-from .datasets import ImageError, load_image, load_table, prepare
+from .phantoms import asset_path
+from .datasets import load_image, load_table, prepare, read_json, write_json
 from .autoencoder import decode_latents, fingerprint, load_autoencoder, training_device
 from .vaps import describe_table, load_descriptions, make_mllm
 from .text import TextEncoder, load_text_encoder
 from .prompt_bank import PromptBank
 from .uvit import UViT
 from .prototype import PCM, ReleasedUViT
-from .training import SCHEDULES, choose, encode, log_lines, per_channel, read_json, train, write_json
+from .training import SCHEDULES, choose, encode, log_lines, per_channel, train
 
 # %% ../nbs/12_pipeline.ipynb #12a00004
 SYNTHETIC = 'Synthetic image made by a generative model (vap-diffusion). It shows no patient and is not for clinical use.'
@@ -52,7 +52,7 @@ def decode_standard(
 @dataclass
 class VAPDiffusionOutput(BaseOutput):
     "What a pipeline returns."
-    images: list           # PIL images, or an array N H W 3 uint8, or latents N C h w
+    images: list           # N PIL images; 'np': an array N H W 3 float32, 'pt': a tensor N 3 H W float32, both in [0, 1]; 'uint8': an array N H W 3; 'latent': a tensor N C h w
     class_labels: list[str]
     prompts: list[str]     # '' where the class alone decided
 
@@ -64,7 +64,8 @@ OUTPUTS = { # name -> from N H W 3 uint8; as in diffusers, and the bytes themsel
 class VAPDiffusionPipeline(DiffusionPipeline):
     """Class + description -> images (Fig. 1 of the paper, at test time), in diffusers' conventions.
 
-    Parts: `vae` (f_E, f_D), `uvit` (epsilon_theta, with its prototypes), `text_encoder` (tau), `scheduler`; `prompt_bank` stands beside them."""
+    Parts: `vae` (f_E, f_D), `uvit` (epsilon_theta, with its prototypes), `text_encoder` (tau), `scheduler`; `prompt_bank` stands beside them.
+    Left out: `num_images_per_prompt` (give the class as often), negative prompts, and CPU offload, which models of this size do not need."""
     one_pass = None                     # condition and empty class in one batch? None: on a GPU; on a CPU two passes are cheaper, for the empty class has no words
 
     def __init__(
@@ -88,6 +89,8 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         self.prompt_bank = self.card = None   # card: the text of README.md
         for what, part, found, wanted in (('autoencoder', 'vae', fingerprint(vae), vae_fingerprint), ('text encoder', 'text_encoder', text_encoder.fingerprint, text_fingerprint)):
             if wanted and found != wanted: raise ValueError(f'the {what} is not the one that the generator was trained with ({found}, not {wanted}): take the folder {part} from the same training run')
+        if vae.config.get('latents_mean') is None: raise ValueError('the autoencoder has no latents_mean and latents_std, which bring latents back to its scale: vae.register_to_config(latents_mean=..., latents_std=...) with those of W/features/features.json')
+        if scheduler.config.get('clip_sample', True): scheduler.register_to_config(clip_sample=False) # latents reach beyond 1: DDIM and DDPM, made from this config, would clip them
         if uvit.config.num_classes != len(class_names): raise ValueError(f'the generator has {uvit.config.num_classes} classes, the list {len(class_names)}: take both from the same training run')
 
     @property
@@ -143,8 +146,10 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         return_dict:bool=True,
         guidance_interval:tuple[float, float]=(0.1, 1.), # guide while t / T lies here (Kynkäänniemi et al. 2024): noise has t / T = 1
         guide:UViT|None=None,             # a weaker model of the same kind, instead of the empty class (Karras et al. 2024, autoguidance)
+        callback_on_step_end=None,         # called as f(pipe, i, t, dict(latents=...)) after each step; the latents that it returns are taken
     ) -> VAPDiffusionOutput:
         "Paint B images. Raises `ValueError` for an unknown class, a number of prompts that does not fit, or an unknown output type."
+        noisy = dict(generator=generator) if 'generator' in signature(self.scheduler.step).parameters else {} # for samplers that add noise at each step
         finish = choose(OUTPUTS, 'output_type', output_type)
         labels = class_labels if isinstance(class_labels, (list, tuple)) else [class_labels]
         index = torch.tensor([self.class_index(l) for l in labels], device=self.device)          # B
@@ -158,22 +163,29 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         low, high = (share*self.scheduler.config.num_train_timesteps for share in guidance_interval)
         self.scheduler.set_timesteps(num_inference_steps, device=self.device)
         x = x*self.scheduler.init_noise_sigma
-        for t in self.progress_bar(self.scheduler.timesteps):
+        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             model_input = self.scheduler.scale_model_input(x, t).to(self.uvit.dtype)
             answer = self.answer(model_input, t, index, text, mask, guidance_scale if low <= t <= high else 1, guide, null)
-            x = self.scheduler.step(answer.float(), t, x).prev_sample
+            x = self.scheduler.step(answer.float(), t, x, **noisy).prev_sample
+            if callback_on_step_end is not None: x = (callback_on_step_end(self, i, t, dict(latents=x)) or {}).get('latents', x)
         images = x if output_type == 'latent' else finish(decode_standard(self.vae, x))
         return VAPDiffusionOutput(images, names, prompts) if return_dict else (images, names, prompts)
 
     def save_pretrained(self, save_directory, push_to_hub:bool=False, **kwargs):
         "diffusers' layout, with prompt_bank.json and the card README.md beside the parts; safetensors only."
         hub = {k: kwargs.pop(k) for k in ('repo_id', 'private', 'token', 'commit_message', 'create_pr') if k in kwargs}
-        if self.dtype != torch.float32: # what is loaded again is rounded
-            self.register_to_config(**{f'{what}_fingerprint': found for what, found in (('vae', fingerprint(self.vae)), ('text', self.text_encoder.fingerprint)) if self.config[f'{what}_fingerprint']})
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
         if self.prompt_bank is not None: self.prompt_bank.save(Path(save_directory)/'prompt_bank.json')
         if self.card: (Path(save_directory)/'README.md').write_text(self.card, encoding='utf-8')
         if push_to_hub: self.push_to_hub(**dict(repo_id=Path(save_directory).name) | hub)
+
+    def to(self, *args, **kwargs):
+        "As in diffusers. Another precision rounds the parts: they get new fingerprints."
+        before = self.dtype
+        super().to(*args, **kwargs)
+        if self.dtype != before:
+            self.register_to_config(**{f'{what}_fingerprint': found for what, found in (('vae', fingerprint(self.vae)), ('text', self.text_encoder.fingerprint)) if self.config[f'{what}_fingerprint']})
+        return self
 
     def push_to_hub(self, repo_id:str, **kwargs) -> str:
         "Upload what `save_pretrained` writes, with its card; `push` has the arguments."
@@ -187,7 +199,7 @@ class VAPDiffusionPipeline(DiffusionPipeline):
             from huggingface_hub import snapshot_download
             where = {k: kwargs.pop(k) for k in ('revision', 'cache_dir', 'token', 'local_files_only', 'force_download') if k in kwargs}
             folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=['*.json', '*.txt', '*.safetensors', 'README.md'], **where))
-        dtype = next((d for d in [kwargs.pop(k, None) for k in ('torch_dtype', 'dtype')] if d is not None), None)
+        dtype = next((d for d in [kwargs.pop(k, None) for k in ('torch_dtype', 'dtype')] if d not in (None, 'auto')), None)
         pipe = super().from_pretrained(folder, **kwargs)                                      # as it was saved: then the fingerprints fit
         if dtype is not None: pipe = pipe.to(dtype)
         if (folder/'prompt_bank.json').exists(): pipe.prompt_bank = PromptBank.load(folder/'prompt_bank.json')
@@ -225,8 +237,7 @@ def assemble(
 ) -> VAPDiffusionPipeline:
     "A network with the parts that it is trained with: autoencoder with measured latent statistics, text encoder, scheduler."
     run, out = Path(run), Path(run).parent.parent
-    settings = json.loads((run/'train.json').read_text())['settings']
-    record, table = json.loads((out/'features'/'features.json').read_text()), load_table(out)
+    settings, record, table = read_json(run/'train.json')['settings'], read_json(out/'features'/'features.json'), load_table(out)
     vae = load_autoencoder(out/'autoencoder' if record['adapt_minutes'] else record['autoencoder'])
     vae.register_to_config(latents_mean=record['latents_mean'], latents_std=record['latents_std'])  # measured on these training images
     scheduler = DPMSolverMultistepScheduler(**SCHEDULES[settings['preset']['schedule']], algorithm_type='dpmsolver++', solver_order=2, use_lu_lambdas=True, prediction_type=settings['preset']['prediction_type'])
@@ -238,7 +249,7 @@ def network(
     which:str='model',         # 'model', or 'early': as it was after a quarter of the budget
 ) -> UViT:
     "The averaged weights that `train` left, in eval mode."
-    settings = json.loads((Path(run)/'train.json').read_text())['settings']
+    settings = read_json(Path(run)/'train.json')['settings']
     return (PCM[settings.get('pcm') or 'paper'] if settings['prototypes'] else UViT).from_pretrained(Path(run)/which).eval()
 
 def build_pipeline(
@@ -358,7 +369,7 @@ def sample(
 ) -> pd.DataFrame:             # the manifest: file_name, label, prompt, seed
     """Paint n images into a folder. Stopped and called again, it paints only what is missing, the same as it would have been.
 
-    Raises `FileExistsError` when the folder holds another run or other files."""
+    Raises `FileExistsError` when the folder holds another run or other files, `ValueError` for settings that do not fit."""
     out = Path(out)
     if n < 1: raise ValueError(f'n is {n}: at least 1 image is needed')
     if num_inference_steps < 1: raise ValueError(f'{num_inference_steps} steps are too few: give at least 1')
@@ -410,7 +421,7 @@ def claim_folder(out, settings):
     path = out/'sample.json'
     if path.exists():
         found = read_json(path)
-        odd = '; '.join(f'{k} was {found.get(k)}, now {v}' for k, v in settings.items() if found.get(k) != v)
+        odd = '; '.join(f'{k} was {found.get(k)}, now {v}' for k, v in ({k: None for k in found} | settings).items() if found.get(k) != v)
         if odd: raise FileExistsError(f'{out} holds the images of another run ({odd}): choose another folder')
     elif out.is_file(): raise FileExistsError(f'{out} is a file: choose a folder')
     elif out.is_dir() and any(out.iterdir()): raise FileExistsError(f'{out} holds other files ({sorted(p.name for p in out.iterdir())[0]}): choose an empty folder')
@@ -423,7 +434,7 @@ def load_samples(
     "The images of a folder, and what they were asked to be. Raises one clear line when it is not complete."
     out = Path(out)
     if not (out/'manifest.csv').exists(): raise FileNotFoundError(f'{out} holds no manifest.csv: give a folder that `vap-diffusion sample` filled')
-    rows = pd.read_csv(out/'manifest.csv', keep_default_na=False)
+    rows = pd.read_csv(out/'manifest.csv', keep_default_na=False, dtype=dict(label=str, prompt=str)) # a class may be called 0
     missing = [f for f in rows.file_name if not (out/f).exists()]
     if missing: raise FileNotFoundError(f'{out} lacks {len(missing)} of {len(rows)} images, first {missing[0]}: run the same `vap-diffusion sample` again')
     return np.stack([load_image(out/f) for f in rows.file_name]), rows
@@ -445,7 +456,7 @@ def main(argv=None):
     run = train(a.work, steps=a.steps, seed=a.seed, embed_dim=192, num_heads=6, lr=1e-3, timesteps='logit_normal') # wider than `cpu`, for it has more time
     pipe = build_pipeline(run)
     pipe.register_to_config(name='course')
-    made = json.loads((run/'train.json').read_text())
+    made = read_json(run/'train.json')
     facts = dict(command=f'python -m vap_diffusion.pipeline {shlex.join(sys.argv[1:] if argv is None else argv)}', seed=a.seed, seconds=round(time.time() - start), training_seconds=made['seconds'],
                  steps=made['steps'], images_seen=made['images_seen'], parameters=made['parameters'],
                  device=f'{made["device"]}, {made["threads"]} threads', last_loss=log_lines(run/'log.jsonl')[-1]['loss'])
@@ -466,7 +477,7 @@ def data_facts(table:pd.DataFrame) -> dict: # title, terms, url, citation, numbe
 def run_facts(run) -> dict: # for `card`
     "The facts of a training run: data, parts and budget, from its folder and its working folder."
     run, out = Path(run), Path(run).parent.parent
-    made, record, said = json.loads((run/'train.json').read_text()), json.loads((out/'features'/'features.json').read_text()), load_descriptions(out)
+    made, record, said = read_json(run/'train.json'), read_json(out/'features'/'features.json'), load_descriptions(out)
     budget = {k: made[k] for k in ('steps', 'images_seen', 'seconds', 'device', 'processes', 'threads', 'parameters') if k in made} | dict(seed=made['settings']['seed'])
     named = lambda x: Path(x).name if Path(x).exists() else x                                   # a path of this machine is nobody's business
     parts = {'size': f"{record['size']} px", 'autoencoder': named(record['autoencoder']) + (', adapted to these images' if record['adapt_minutes'] else ''), 'text encoder': named(record['text_encoder']),
@@ -478,13 +489,13 @@ def licence(data:dict) -> tuple[str, str]: # the hub's name of a licence; a sent
     terms = data.get('terms', '')
     if data.get('dataset') == 'phantoms': return 'apache-2.0', 'The weights are free to use (Apache-2.0): no real image was used.'
     if not terms: return 'other', '**The terms of the training images are not recorded.** Find them out before you pass this model on, and write them here.'
-    limited = 'The terms of the images limit commercial use; **treat this model alike: non-commercial use only**.' if any(w in terms.lower() for w in ('-nc', 'commercial')) else 'Use this model as the terms of the images allow.'
+    limited = 'The terms of the images limit commercial use; **treat this model alike: non-commercial use only**.' if any(w in terms.lower() for w in ('-nc', 'non-commercial', 'noncommercial')) else 'Use this model as the terms of the images allow.'
     return 'cc-by-nc-4.0' if 'CC BY-NC 4.0' in terms else 'other', limited
 
 # %% ../nbs/12_pipeline.ipynb #12d00003
 def figure_section(found:dict|None) -> str: # found: what `metrics.evaluate` returned, or the verb `evaluate` wrote
     "The section of a card: each figure beside its floor. A second one takes its place."
-    lines = ['- **floor**: the same figure for real images in the place of the painted ones' + (', as many of them' if 'n_real' not in (found or {}) else '') + '; no model can be expected to pass it']
+    lines = ['- **floor**: the same figure for real images in the place of the painted ones' + (', as many of them' if 'n_real' not in (found or {}) else '') + '; prompts that describe the very images compared with, or copies of them, can pass it']
     if not found: lines.append('- **FID (floor)**: not measured; `vap-diffusion evaluate` does')
     else:
         names = {'fid': ('FID', '.4g'), 'kid': ('KID', '.2g')} | {k: (k, '.3f') for k in ('precision', 'recall', 'density', 'coverage')}
@@ -505,10 +516,10 @@ def read_figures(pipe, folder) -> dict: # as `figure_section` takes them
     "The newest evaluation-*.json of a folder that `sample` filled; `ValueError` when the images are of another model."
     files = sorted(Path(folder).glob('evaluation-*.json'), key=lambda p: p.stat().st_mtime)
     if not files or not (Path(folder)/'sample.json').exists(): raise FileNotFoundError(f'{folder} holds no evaluation of painted images: make it with `vap-diffusion evaluate {folder} --real W`')
-    made = json.loads((Path(folder)/'sample.json').read_text())
+    made = read_json(Path(folder)/'sample.json')
     weights = weights_hash(pipe.uvit, pipe.vae)
     if made['model'] != pipe.config.name or made.get('weights', weights) != weights: raise ValueError(f'{folder} was painted by {made["model"]!r}, not by this {pipe.config.name!r}: give the folder of this model')
-    return {k: made[k] for k in ('prompts', 'guidance_scale', 'num_inference_steps')} | json.loads(files[-1].read_text())
+    return {k: made[k] for k in ('prompts', 'guidance_scale', 'num_inference_steps')} | read_json(files[-1])
 
 # %% ../nbs/12_pipeline.ipynb #12d00004
 CARD = """---
@@ -560,8 +571,8 @@ def card(
     from huggingface_hub import ModelCardData
     data, words = facts.get('data', {}), pipe.config.uses_text
     kind, allowed = licence(data)
-    head = ModelCardData(license=kind, license_name='terms-of-the-training-images' if kind == 'other' else None, library_name='diffusers', pipeline_tag='text-to-image' if words else 'unconditional-image-generation',
-                         tags=['vap-diffusion', 'diffusers', 'medical', 'synthetic', pipe.config.modality])
+    head = ModelCardData(license=kind, license_name='terms-of-the-training-images' if kind == 'other' else None, library_name='vap-diffusion', pipeline_tag='text-to-image' if words else 'unconditional-image-generation',
+                         tags=['vap-diffusion', 'medical', 'synthetic', pipe.config.modality])
     lines = lambda d, none: '\n'.join(f'- **{k}**: {v}' for k, v in d.items()) or none
     title = ', '.join(str(x) for x in (data.get('title'), data.get('url'), f"{data['images']} of them" if 'images' in data else '') if x) or 'not recorded'
     return CARD.format(head=head.to_yaml(), name=pipe.config.name or 'A VAP-Diffusion model', synthetic=SYNTHETIC, modality=pipe.config.modality.replace('_', ' '), condition='a class and a description' if words else 'a class',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STOP', 'DIAGNOSES', 'GENERIC', 'parse_prompts', 'possible', 'mix_attributes', 'clauses', 'words_of', 'twins',
-           'mix_clauses', 'PromptBank', 'attribute_shares', 'prompt_distances', 'extremes', 'draw_bank',
-           'names_pattern', 'class_names', 'bank_report']
+           'mix_clauses', 'PromptBank', 'attribute_shares', 'prompt_distances', 'extremes', 'draw_bank', 'class_names',
+           'bank_report']
 
 # %% ../nbs/08_prompt_bank.ipynb #4a40fb4e
 import csv, difflib, io, json, re, warnings
@@ -14,9 +14,9 @@ from collections import Counter
 from itertools import accumulate, combinations, takewhile
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from .phantoms import ATTRIBUTES, CLASSES, MODALITIES, TOGETHER, describe_attributes
+from .phantoms import ATTRIBUTES, MODALITIES, TOGETHER, describe_attributes
 from .datasets import load_table, split_by_group
-from .vaps import load_descriptions, read_attributes, read_lines
+from .vaps import PROMPTS, load_descriptions, pattern_of, read_attributes, read_lines
 from .text import TextEncoder
 
 # %% ../nbs/08_prompt_bank.ipynb #98c1fb07
@@ -288,6 +288,8 @@ class PromptBank:
             if held_out is not None and held_out != 'val' and not len(held): raise ValueError(f'no description belongs to split {held_out!r}, which is to be held out; the table has {sorted(of.split.unique())}')
         blank = ~rows.t_mix.astype(str).str.strip().astype(bool) | rows.t_mix.isna()
         if blank.any(): warnings.warn(f'{blank.sum()} of {len(rows)} descriptions are blank and left out, the first of {rows[blank].file_name.iloc[0]}', stacklevel=2)
+        known = table.attrs.get('classes') if table is not None else None
+        if known and (odd := sorted(set(rows.label) - set(known))): raise ValueError(f'descriptions: class {odd[0]!r} is not in the table, which has {", ".join(known)}')
         labels = (table.attrs.get('classes') if table is not None else None) or sorted(descriptions.label.unique())
         by_class = lambda rows: {c: rows.t_mix[rows.label == c].tolist() for c in labels}
         model = ', '.join(sorted(rows.model.unique())) if 'model' in rows else ''
@@ -365,6 +367,7 @@ def prompt_distances(
     encoder:TextEncoder|None=None, # None: by words
 )->np.ndarray: # len(a) len(b), in [0, 1] by words and [0, 2] by an encoder; 0: the same
     "How far texts are apart: the share of their words that only one has, or one minus the cosine of their mean token states."
+    if not len(a) or not len(b): return np.zeros((len(a), len(b)))
     if encoder is not None:
         def means(texts):
             parts = [encoder.encode(texts[i:i + 64]) for i in range(0, len(texts), 64)]
@@ -432,16 +435,9 @@ DIAGNOSES = { # class as data sets call it -> how texts call it; further diagnos
 }
 GENERIC = {'normal', 'healthy', 'other', 'unknown', 'no finding', 'MEL', 'NV', 'DF', 'AK', 'SCC'} # class names that no text uses as a diagnosis, or that mean other things
 
-def names_pattern(
-    names, # words or phrases
-)->re.Pattern: # finds any of them as a whole word, and its plural
-    "What finds the names of a thing in a text."
-    words = sorted({re.escape(n.lower()).replace(r'\_', r'[\s_-]+').replace('_', r'[\s_-]+').replace(r'\ ', r'[\s_-]+') for n in names}, key=len, reverse=True)
-    return re.compile(rf"\b(?:{'|'.join(words)})(?:'?s|es)?\b" if words else r'(?!)', re.IGNORECASE)
-
-def class_names(label:str) -> list[str]:
+def class_names(label:str) -> tuple[str, ...]:
     "How texts may name a class: its own name, and the other words for it."
-    return [n for n in (label, *DIAGNOSES.get(label, ())) if n not in GENERIC]
+    return tuple(n for n in (label, *DIAGNOSES.get(label, ())) if n not in GENERIC)
 
 # %% ../nbs/08_prompt_bank.ipynb #08b0c024
 def bank_report(
@@ -449,16 +445,17 @@ def bank_report(
     encoder:TextEncoder|None=None, # tells which prompts are too long for it
 )->pd.DataFrame: # one row for each class
     """How varied a bank is, and what it gives away. Columns: `prompts`; `different`; `effective`, exp of the entropy; the share that `names its class`, and the share of the
-    prompts of the *other* class that names it most (`another names it`; words that all use tell nothing); `names a diagnosis`, any of `DIAGNOSES`; `failed`, the share of images without
+    prompts of the *other* class that names it most (`another names it`; words that all use tell nothing); `names a diagnosis`, a word that chapter 05 does not accept in an answer; `failed`, the share of images without
     a usable description; `too long`, the share that the encoder would cut (NaN without one)."""
-    every = names_pattern([n for c in DIAGNOSES for n in class_names(c)])
+    every = pattern_of(tuple(d for p in PROMPTS.values() for d in p.diagnoses))
     share = lambda pattern, counts: sum(n for p, n in counts.items() if pattern.search(p))/sum(counts.values()) if counts else np.nan
     rows = {}
     for label, counts in bank.prompts.items():
-        n, own = sum(counts.values()), names_pattern(class_names(label))
+        n, own = sum(counts.values()), pattern_of(class_names(label))
         p = np.array(list(counts.values()), float)/max(n, 1)
         others = [share(own, ps) for c, ps in bank.prompts.items() if c != label and ps]
         long = sum(k for t, k in counts.items() if encoder.fit(t)[1].strip(' .,;'))/n if encoder is not None and n else np.nan
         rows[label] = {'prompts': n, 'different': len(counts), 'effective': float(np.exp(-(p*np.log(p)).sum())) if n else 0., 'names its class': share(own, counts), 'another names it': max(others, default=np.nan),
                        'names a diagnosis': share(every, counts), 'failed': bank.failed.get(label, 0)/max(n + bank.failed.get(label, 0), 1), 'too long': long}
+    if not rows: raise ValueError('the bank has no class: fill it with PromptBank.from_descriptions')
     return pd.DataFrame(rows).T.astype({'prompts': int, 'different': int})

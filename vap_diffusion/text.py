@@ -9,7 +9,7 @@ __all__ = ['TOKENIZER_FILES', 'EXTRAS', 'BIOMEDCLIP', 'train_tokenizer', 'phanto
            'save_clip', 'main']
 
 # %% ../nbs/07_text.ipynb #a2497e52
-import argparse, difflib, hashlib, json, pickle, re, shlex, sys, time, warnings
+import argparse, difflib, hashlib, json, pickle, shlex, sys, time, warnings
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from .phantoms import CLASSES, asset_path, describe_attributes, make_phantom
-from .datasets import to_tensor
+from .datasets import read_json, to_tensor
 
 # %% ../nbs/07_text.ipynb #8fa458de
 def train_tokenizer(
@@ -234,6 +234,7 @@ class TextEncoder(ModelMixin, ConfigMixin):
         if not len(texts): raise ValueError('no texts to encode: give at least one prompt')
         ids = [self.tokenizer(t, verbose=False).input_ids if t.strip() or pad_to else [] for t in self._fit_all(texts)]
         options, L = self.config.tokens or {}, pad_to or max(map(len, ids))
+        if max(map(len, ids)) > L: raise ValueError(f'a text of {max(map(len, ids))} tokens does not fit in pad_to={L}: give more, or shorten it')
         if options.get('strip_sep_token'): ids = [[0 if i == self.tokenizer.sep_token_id else i for i in row] for row in ids]
         mask = torch.tensor([[j < len(row) for j in range(L)] for row in ids], dtype=torch.bool, device=self.device).view(len(ids), L)  # B L
         if not L: return torch.zeros(len(ids), 0, self.width, device=self.device), mask
@@ -361,6 +362,7 @@ def hub_folder(
     "A hub repository as a local folder: from the cache when it is there, else downloaded; one clear error when neither works."
     import httpx
     from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HTTPError
     try:
         folder = Path(snapshot_download(repo, local_files_only=True))
         torn = weights and not any(folder.glob('*.safetensors')) and not (folder/'open_clip_pytorch_model.bin').exists() # a download that was stopped
@@ -370,7 +372,7 @@ def hub_folder(
         if constants.HF_HUB_OFFLINE: raise OSError('HF_HUB_OFFLINE is set')
         httpx.head(constants.ENDPOINT, timeout=10, follow_redirects=True)  # a dead network says so now, not after a minute of retries
         return Path(snapshot_download(repo, allow_patterns=['*.json', '*.txt', '*.model'] + weights*['*.safetensors', 'open_clip_pytorch_model.bin']))
-    except (OSError, httpx.HTTPError, ValueError) as e:
+    except (OSError, httpx.HTTPError, HTTPError, ValueError) as e:
         raise OSError(f"'{repo}' is not in the local hub cache and cannot be fetched ({str(e).splitlines()[0]}). Where there is a network: `hf download {repo}`, "
                       f"then copy the cache folder (HF_HOME) here, or put the files in a folder {Path(repo).name} beside the model's; or use the text encoder 'course', which needs no download.") from None
 
@@ -388,7 +390,10 @@ def load_text_encoder(
         return from_open_clip(hub_folder(name.removeprefix('hf-hub:') if ':' in name else BIOMEDCLIP, ('open_clip_config.json',)), name)
     folder = Path(name.removeprefix('local-dir:'))
     if (folder/'open_clip_config.json').exists(): return from_open_clip(folder, folder.name)
-    if (folder/'config.json').exists(): return TextEncoder.from_pretrained(folder)
+    if (folder/'config.json').exists():
+        kind = read_json(folder/'config.json').get('_class_name')
+        if kind != 'TextEncoder': raise ValueError(f'{folder} holds a {kind or "model of another kind"}, not a TextEncoder: give the text_encoder folder of a pipeline, or that of an open_clip model')
+        return TextEncoder.from_pretrained(folder, use_safetensors=True)
     raise FileNotFoundError(f"text encoder {name!r}: no such name, and no folder with open_clip_config.json or config.json. Use 'course', 'biomedclip', 'hf-hub:OWNER/NAME', 'open_clip:NAME@TAG' or a folder")
 
 # %% ../nbs/07_text.ipynb #802b2d1c
@@ -410,8 +415,8 @@ def main(argv=None):
     "Make the course text encoder: `python -m vap_diffusion.text --out assets/text`."
     ap = argparse.ArgumentParser(prog='python -m vap_diffusion.text', description=main.__doc__)
     ap.add_argument('--out', type=Path, required=True, help='folder for weights, tokenizer and card')
-    ap.add_argument('--n', type=int, default=18000, help='training phantoms')
-    ap.add_argument('--steps', type=int, default=1500)
+    ap.add_argument('--n', type=int, default=12000, help='training phantoms')
+    ap.add_argument('--steps', type=int, default=900)
     ap.add_argument('--batch-size', type=int, default=128)
     ap.add_argument('--lr', type=float, default=2e-3)
     ap.add_argument('--seed', type=int, default=0)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROMPTS', 'DOES', 'REFUSALS', 'FUNCTION_WORDS', 'ELSEWHERE', 'STEPS', 'SIDE', 'X', 'Y', 'RADIUS', 'DISK', 'CONNECTED',
            'SKIN', 'LESION', 'SECOND', 'PAD', 'ANGLES', 'LINES', 'SIDES', 'OUT', 'ACROSS', 'LUNG', 'SPINE',
-           'HALF_WIDTHS', 'SCALES', 'WALLS', 'OUTLINES', 'ZONES', 'MUCOSA', 'SPLITS', 'IN_DOUBT', 'CLAUSES',
+           'HALF_WIDTHS', 'SCALES', 'WALLS', 'OUTLINES', 'ZONES', 'MUCOSA', 'SPLITS', 'IN_DOUBT', 'CLAUSES', 'INSTEAD',
            'MLLM_OPTIONS', 'FIELDS', 'PromptSet', 'load_prompts', 'add_prompts', 'prompts_of', 'questions', 'MLLM',
            'ServerError', 'user', 'assistant', 'pattern_of', 'foreign', 'flaw', 'without_thinking', 'one_line',
            'shorten', 'VisualAttributePrompter', 'to_side', 'otsu', 'blur', 'dilate', 'erode', 'opened', 'closed',
@@ -18,11 +18,12 @@ __all__ = ['PROMPTS', 'DOES', 'REFUSALS', 'FUNCTION_WORDS', 'ELSEWHERE', 'STEPS'
            'opacity_features', 'streak_features', 'chest_features', 'measure_chest_xray', 'redness', 'median5',
            'find_polyp', 'vessel_features', 'wall_features', 'likely_place', 'size_features', 'lesion_words',
            'lesion_features', 'colonoscopy_features', 'measure_colonoscopy', 'linear_algebra', 'MeasuringDescriber',
-           'vary', 'fit_rules', 'held_out', 'main', 'read_attributes', 'as_pil', 'with_pil', 'TransformersMLLM',
-           'data_url', 'with_url', 'OpenAIMLLM', 'words_of', 'make_mllm', 'read_lines', 'check_measurable',
-           'load_descriptions', 'count_descriptions', 'setting_of', 'check_origin', 'centre_square', 'describe_files',
-           'in_processes', 'in_threads', 'threads_for', 'answers', 'second_answers', 'shard_path', 'writing',
-           'write_descriptions', 'describe_table', 'unless_dead', 'write_answers', 'merge_descriptions', 'estimate']
+           'vary', 'fit_rules', 'accuracy_of', 'held_out', 'main', 'read_attributes', 'as_pil', 'with_pil',
+           'TransformersMLLM', 'data_url', 'with_url', 'OpenAIMLLM', 'words_of', 'make_mllm', 'read_lines',
+           'check_measurable', 'load_descriptions', 'count_descriptions', 'setting_of', 'check_origin', 'centre_square',
+           'describe_files', 'in_processes', 'in_threads', 'threads_for', 'answers', 'second_answers', 'shard_path',
+           'writing', 'write_descriptions', 'describe_table', 'unless_dead', 'write_answers', 'merge_descriptions',
+           'estimate']
 
 # %% ../nbs/05_vaps.ipynb #622ca8da
 import base64, ctypes, inspect, io, json, os, re, signal, sys, time, tomllib, warnings
@@ -46,7 +47,7 @@ from scipy import ndimage as ndi
 from skimage import color, filters, measure, morphology
 from tqdm.auto import tqdm
 from .phantoms import AREAS, ATTRIBUTES, COLOURS, EXPOSURES, HEARTS, TOGETHER, data_path, describe_attributes
-from .datasets import load_image, load_table
+from .datasets import load_image, load_table, read_json
 
 # %% ../nbs/05_vaps.ipynb #8dd059a2
 @dataclass(frozen=True)
@@ -127,15 +128,15 @@ FUNCTION_WORDS = { # the commonest short words: which language is this?
     'English': 'the a an of and with is are in on to no there it its this that at by for from has which visible image'.split(),
     'another language': 'der die das und ist ein eine mit nicht im den von auf le la les des du et est une un dans avec sur el los las una con en para del il lo gli di che della een het met van niet um uma com da ohne sans senza sem'.split()}
 ELSEWHERE = set( # what such images are described with in other languages, and never in English: short captions have no other mark
-    'läsion haut fleck rand ränder rund runde runder rundes rundliche rundlicher braun braune brauner braunes dunkel dunkle dunkler dunkelbraun helle heller kleine kleiner kleines große großer rötlich rötliche scharf unscharf unscharfe bild lunge lungen herz schleimhaut '
-    'lésion peau tache bord bords ronde rond brune brun foncé foncée clair claire petite petit flou flous nette irrégulière poumon poumons coeur cœur muqueuse polype lisse '
-    'lesión piel mancha borde bordes redonda redondo redondeada marrón marrones oscura oscuro clara pequeña pequeño irregulares pulmón pulmones corazón pólipo imagen rojiza rosada '
+    'läsion haut rand ränder rund runde runder rundes rundliche rundlicher braun braune brauner braunes dunkel dunkle dunkler dunkelbraun helle heller kleine kleiner kleines große großer rötlich rötliche scharf unscharf unscharfe bild lunge lungen herz schleimhaut '
+    'lésion peau tache bord bords ronde rond brune brun foncé foncée clair claire flou flous nette irrégulière poumon poumons coeur cœur muqueuse polype lisse '
+    'lesión piel mancha borde bordes redonda redondo redondeada marrón marrones oscura oscuro pequeña pequeño irregulares pulmón pulmones corazón pólipo imagen rojiza rosada '
     'lesione pelle macchia rotonda rotondo marrone scura scuro polmone polmoni cuore polipo immagine lesão pele marrom redonda borda bordas escura coração pulmão imagem'.split())
 
 @lru_cache
-def pattern_of(diagnoses:tuple[str, ...]) -> re.Pattern:
-    "What finds any of these words, and their plurals."
-    words = '|'.join(re.escape(d).replace(r'\ ', r'[\s_-]+') for d in sorted(diagnoses, key=len, reverse=True))
+def pattern_of(names:tuple[str, ...]) -> re.Pattern:
+    "What finds any of these words or phrases, and their plurals."
+    words = '|'.join(re.escape(d.replace('_', ' ')).replace(r'\ ', r'[\s_-]+') for d in sorted(set(names), key=lambda d: (-len(d), d)))
     return re.compile(rf"\b({words})(?:'?s|es)?\b" if words else r'(?!)', re.I)
 
 def foreign(words:list[str]) -> bool: # lower case
@@ -264,13 +265,13 @@ class VisualAttributePrompter:
         return self.describe_many([image])[0]
 
 # %% ../nbs/05_vaps.ipynb #c51e0a17
-import argparse, time, zlib
+import argparse, zlib
 from scipy import fft, optimize, special
 from threadpoolctl import ThreadpoolController
 from .phantoms import CLASSES, asset_path, make_phantom
 
 # %% ../nbs/05_vaps.ipynb #95df9a6d
-SIDE = 64                                                                    # pixels a side of the image that is measured: the same words at any resolution
+SIDE = 64                                                                    # pixels a side of the image that is measured: about the same words at any resolution
 X, Y = np.meshgrid(*[(np.arange(SIDE) + .5)/SIDE*2 - 1]*2)                   # H W in [-1, 1]
 RADIUS = np.hypot(X, Y)
 DISK = {r: morphology.disk(r) for r in (1, 2, 3)}
@@ -876,7 +877,7 @@ def find_polyp(
     if wall.sum() < 200: wall = view
     q = redness(rgb)                                                         # H W 2
     qs = blur(median5(q), 1)
-    typical_q, common = np.median(qs[wall], 0), wall
+    common = wall
     for _ in range(3):                                                       # the commonest redness is the mucosa's
         far = np.sqrt((qs - np.median(qs[common], 0))**2 @ (1, .8))
         common = wall & (far <= max(np.percentile(far[wall], 60), .05))
@@ -1031,7 +1032,7 @@ class MeasuringDescriber:
         asked = ' '.join(part['text'] for part in messages[-1]['content'] if part['type'] == 'text')
         step, modality = next(((i, m) for m, s in PROMPTS.items() if m in self.readers for i, q in enumerate(s.questions) if q in asked), (None, None))
         if modality is None: raise ValueError('the measuring describer answers the questions of PROMPTS only: choose another --mllm for free questions')
-        if step == 1: return f'Such images differ in ' + '; '.join(f'{a} ({", ".join(values)})' for a, values in ATTRIBUTES[modality].items()) + '.'
+        if step == 1: return 'Such images differ in ' + '; '.join(f'{a} ({", ".join(values)})' for a, values in ATTRIBUTES[modality].items()) + '.'
         images = [part['image'] for m in messages for part in m['content'] if part['type'] == 'image']
         if not images: raise ValueError('the measuring describer was asked about an image, but no message shows one')
         attributes = self.measure(images[-1], modality)
@@ -1079,10 +1080,16 @@ def fit_rules(
     return rules
 
 # %% ../nbs/05_vaps.ipynb #a4d7f91c
+def accuracy_of(describer, modality:str, n:int, first:int, progress:bool=False) -> dict: # attribute -> share
+    "How often a measuring describer reads what a phantom has, over n phantoms with seeds from `first` on."
+    labels = CLASSES[modality]
+    phantoms = (make_phantom(labels[i % len(labels)], first + i) for i in range(n))
+    right = [{a: v == p.attributes[a] for a, v in describer.measure(p.image, modality).items()} for p in tqdm(phantoms, total=n, desc=f'measuring {modality}', disable=not progress)]
+    return {a: float(np.mean([r[a] for r in right])) for a in right[0]}
+
 def held_out(modality:str, n:int=300, first:int=900_000) -> float:
     "Share of attributes that the describer reads right, over n phantoms that no rule was fitted on."
-    phantoms, describer = (make_phantom(CLASSES[modality][i % 3], first + i) for i in range(n)), MeasuringDescriber()
-    return float(np.mean([v == p.attributes[a] for p in phantoms for a, v in describer.measure(p.image, modality).items()]))
+    return float(np.mean(list(accuracy_of(MeasuringDescriber(), modality, n, first).values())))
 
 def main(argv=None):
     "Fit the rules of the measuring describer again: rules.json and a card."
@@ -1213,6 +1220,8 @@ def with_url(message:dict, encode=data_url) -> dict:
     "The message with images as data URLs, as OpenAI-compatible servers take them."
     return message | dict(content=[dict(type='image_url', image_url=dict(url=encode(p['image']))) if p['type'] == 'image' else p for p in message['content']])
 
+INSTEAD = dict(max_tokens='max_completion_tokens', temperature=None, seed=None) # what some models refuse -> what they take; None: leave it out
+
 class OpenAIMLLM:
     "A model behind an OpenAI-compatible server: vLLM, Ollama, LM Studio, `transformers serve`, or OpenAI's own. The key comes from OPENAI_API_KEY and from nowhere else."
     def __init__(
@@ -1232,6 +1241,7 @@ class OpenAIMLLM:
         self.name, self.model, self.url, self.max_tokens, self.max_retries, self.concurrency = f'openai:{model}@{url}', model, url, max_tokens, max_retries, concurrency
         self.client = OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=max_retries)
         self.usage, self.lock, self.last, self.turns = (0, 0, 0), Lock(), local(), BoundedSemaphore(concurrency)
+        self.renamed = {}          # what this server or model does not take -> what it takes instead; None: nothing
 
     def encode(self, image) -> str:
         "`data_url`, once for all questions about an image, which are asked one after the other in one thread."
@@ -1252,12 +1262,16 @@ class OpenAIMLLM:
         import openai
         on, check = 'the same command goes on where it stopped', 'check --mllm openai:MODEL@URL'
         body = dict(model=self.model, messages=messages, max_tokens=self.max_tokens, temperature=temperature, seed=seed)
+        body = {self.renamed.get(k, k): v for k, v in body.items() if self.renamed.get(k, k)}
         try: answer = self.client.post('/chat/completions', body=body, cast_to=object) # as chat.completions.create, without making objects of all parts: that takes twice the time
         except openai.APITimeoutError: raise ServerError(f'{self.url} gave no answer within {self.client.timeout:g} s: see whether the server is busy; {on}') from None # perhaps it is this image
         except openai.APIConnectionError: raise ConnectionError(f'{self.url} does not answer: start the server, or {check}; {on}') from None
         except (openai.AuthenticationError, openai.PermissionDeniedError) as e: raise ServerError(f'{self.url} refuses the key (error {e.status_code}): set OPENAI_API_KEY to a valid one; {on}', stops=True) from None
         except openai.NotFoundError: raise ServerError(f'{self.url} has no model {self.model!r} or no chat (error 404): {check}', stops=True) from None
         except openai.APIStatusError as e:
+            if e.status_code == 400 and (odd := next((k for k in INSTEAD if k in body and re.search(rf"(unsupported|not support)\w*[^.]*['\"`]{k}['\"`]|['\"`]{k}['\"`][^.]*(unsupported|not support)", str(e.body), re.I)), None)):
+                self.renamed[odd] = INSTEAD[odd]                             # models that think before they answer have other words
+                return self.request(messages, temperature, seed)
             if str(e.code).startswith('content_'): return 'I am sorry: the filter of the server refuses this image.' # a matter of this image, which `flaw` records
             raise ServerError(f'{self.url} answers with error {e.status_code}{self.told(e)}; {on if e.status_code >= 429 else check}', stops=e.status_code in (402, 429) or 'Retry-After' in e.response.headers) from None
         except (openai.OpenAIError, ValueError): return None
@@ -1578,7 +1592,7 @@ def estimate(
     **how,                       # of `write_descriptions`
 ) -> dict[str, int]:             # images left, requests, tokens in, tokens out that they will take; {} where the model counts none
     "Describe a few images, and reckon from what they took what the rest will take."
-    before, seconds = np.array(getattr(mllm, 'usage', (0, 0, 0))), lambda: len(json.loads(p.read_text(encoding='utf-8'))) if (p := Path(out)/'t2.json').exists() else 0
+    before, seconds = np.array(getattr(mllm, 'usage', (0, 0, 0))), lambda: len(read_json(p)) if (p := Path(out)/'t2.json').exists() else 0
     shard, retry = how.get('shard', (1, 1)), how.get('retry', False)
     def left() -> int: # images that the next call asks about
         path, failed = shard_path(out, shard), {}
