@@ -138,15 +138,15 @@ def test_ctrl_c_in_training_loses_nothing(work, tmp_path):
 def stop(args, marker, until=lambda: True):
     "Start a verb, press Ctrl-C when `marker` appears in what it says and `until` holds, and return what it said."
     run = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', *map(str, args)], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, env=ENV)
-    said = b''
-    while marker not in said.decode(errors='replace'):
-        part = run.stdout.read1(256)
-        assert part, f'{args[0]} ended before {marker!r}: {said.decode(errors="replace")[-500:]}'
-        said += part
-    while not until(): time.sleep(0.1)
+    parts, deadline = [], time.time() + 240
+    reader = threading.Thread(target=lambda: parts.extend(iter(lambda: run.stdout.read1(256), b'')), daemon=True); reader.start()
+    said = lambda: b''.join(parts).decode(errors='replace')
+    while marker not in said() or not until():
+        assert run.poll() is None and time.time() < deadline, f'{args[0]} came to no {marker!r} to stop at: {said()[-500:]}'
+        time.sleep(.05)
     run.send_signal(signal.SIGINT)
-    said += run.communicate(timeout=120)[0]
-    said = said.decode(errors='replace')
+    run.wait(120); reader.join(10)
+    said = said()
     assert run.returncode == 130 and 'same command' in said and 'Traceback' not in said, said[-2000:]
     return said
 
@@ -236,6 +236,9 @@ def test_a_no_to_the_question_of_costs(work, monkeypatch, capsys):
     monkeypatch.setattr(vaps, 'estimate', lambda *a, **k: dict(images=3, requests=9, tokens_in=1, tokens_out=1))
     monkeypatch.setattr(sys, 'argv', ['vap-diffusion', 'describe', str(work), '--mllm', 'openai:m@http://127.0.0.1:9/v1'])
     monkeypatch.setattr(sys, 'stdin', io.StringIO('n\n'))
+    with pytest.raises(SystemExit): cli.main()
+    assert 'error: there is no terminal to ask whether to go on: give --yes' in capsys.readouterr().err
+    sys.argv.extend(['--seed', '0']); monkeypatch.setattr(sys.stdin, 'isatty', lambda: True)
     other = threading.Timer(600, print); other.daemon = True; other.start()   # a host's own thread is no reason to end the host
     with pytest.raises(SystemExit) as e: cli.main()
     other.cancel()

@@ -202,7 +202,7 @@ def test_a_run_on_other_features_is_refused(tmp_path):
 
 def test_settings_that_are_refused_leave_the_name_free(work):
     from vap_diffusion.training import train
-    with pytest.raises(Exception): train(work, steps=1, name='free', learning_rate=1, **SMALL)
+    with pytest.raises(ValueError, match="'learning_rate' is no setting .*choose one of .*lr.*num_heads"): train(work, steps=1, name='free', learning_rate=1, **SMALL)
     with pytest.raises(ValueError, match='a budget of 0 is too small'): train(work, minutes=0, name='free', **SMALL)
     assert not (work/'models'/'free').exists()
     for _ in range(2): train(work, steps=1, name='free', betas=(.9, .99), warmup=0, **SMALL)       # a tuple comes back as a list

@@ -139,6 +139,7 @@ def train(
     timesteps:Annotated[str, Option(help='how steps of the schedule are drawn: uniform or logit_normal')]='uniform',
     batch_size:Annotated[Optional[int], Option(help='of all processes together; by the preset when not given', min=1)]=None,
     accumulate:Annotated[int, Option(help='pieces in which a batch is worked off', min=1)]=1,
+    mixed_precision:Annotated[Optional[str], Option(help='bf16 or no; bf16 where the hardware computes it when not given')]=None,
     compile:Annotated[bool, Option('--compile', help='torch.compile; worth it in long trainings on a GPU')]=False,
     watch:Annotated[Optional[int], Option(help='steps between looks: pictures, and FID on the validation split; four looks in a run when not given', min=1)]=None,
     watch_n:Annotated[Optional[int], Option(help='images painted at a look; 1000 on a GPU, 300 on a CPU when not given, at most the validation split', min=4)]=None,
@@ -152,7 +153,7 @@ def train(
     from vap_diffusion.datasets import load_table
     from vap_diffusion.pipeline import build_pipeline
     if minutes is None and steps is None: minutes = training.load_preset(preset)['minutes']
-    changes = {k: v for k, v in dict(prediction_type=prediction, batch_size=batch_size).items() if v is not None}
+    changes = {k: v for k, v in dict(prediction_type=prediction, batch_size=batch_size, mixed_precision=mixed_precision).items() if v is not None}
     if watch and no_watch: raise ValueError('--watch and --no-watch: choose one')
     if prototypes and not text: raise ValueError('--no-text --prototypes: the prototypes mend descriptions, a class-only model has none; leave out one of the two')
     if not no_watch and (watch or (load_table(out).split == 'val').sum() > 3): changes |= dict(watch=metrics.Watch(out, watch_n, features), watch_every=watch)

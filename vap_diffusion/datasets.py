@@ -11,7 +11,7 @@ __all__ = ['TABLE_COLUMNS', 'SPLITS', 'IMAGE_TYPES', 'MIN_SIDE', 'SPLIT_NAMES', 
            'draw_phantoms', 'isic2019_table', 'chest_lists', 'chestxray14_table', 'endoscopy_class',
            'hyperkvasir_table', 'load_mask', 'masked_images', 'kvasir_seg_table', 'cvc_clinicdb_table', 'look',
            'join_twins', 'colonoscopy_table', 'find_images', 'csv_table', 'Dataset', 'check_images', 'assign_splits',
-           'fingerprint', 'commit', 'write_json', 'read_json', 'write_table', 'load_table', 'reuse_table',
+           'fingerprint', 'commit', 'write_json', 'read_json', 'alone', 'write_table', 'load_table', 'reuse_table',
            'table_options', 'source_table', 'usable', 'prepare', 'check_dataset', 'load_images']
 
 # %% ../nbs/03_datasets.ipynb #16938126
@@ -25,6 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -644,6 +645,11 @@ def read_json(path):
     "What `write_json` wrote. `ValueError` names a damaged file."
     try: return json.loads(Path(path).read_text())
     except ValueError as e: raise ValueError(f'{path} is damaged ({e}): delete it, or the folder that it describes, and run the same command again') from None
+
+def alone(folder): # for `with`
+    "The right to write into a folder; `BlockingIOError` while another process has it. It ends with the process, however that ends."
+    try: return FileLock(Path(folder)/'.lock').acquire(blocking=False)
+    except Timeout: raise BlockingIOError(f'{folder} is being written by another process: wait until it is done, or stop it') from None
 
 def write_table(table, out):
     "Write `table` and its attrs to out/table.parquet: beside it first, then renamed, so that nobody meets half a table."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'GB', 'CPU_ATTENTION', 'shape_of', 'Step', 'counted', 'step_flops', 'saved_bytes', 'memory_of', 'pieces',
-           'synchronize', 'seconds_of', 'matmul', 'matmul_rate', 'device_name', 'measure', 'plan', 'main']
+           'synchronize', 'seconds_of', 'matmul', 'device_name', 'measure', 'plan', 'main']
 
 # %% ../nbs/16_full_training.ipynb #16a00004
 import argparse, platform, statistics, sys, time
@@ -152,11 +152,6 @@ def matmul(
     n, dtype = n or (8192 if cuda else 2048), dtype or (torch.bfloat16 if cuda else torch.float32)
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     return lambda: a @ b, 2*n**3
-
-def matmul_rate(device='cpu', dtype=None, n:int|None=None, runs:int=5) -> float: # FLOP/s
-    "What the device can do, by `matmul`."
-    job, flop = matmul(device, dtype, n)
-    return flop/seconds_of(job, runs=runs, device=device)[0]
 
 def device_name(device='cpu') -> str:
     "For the record: where a figure is from."

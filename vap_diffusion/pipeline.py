@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from . import __version__
 from .phantoms import asset_path
-from .datasets import load_image, load_table, prepare, read_json, write_json
+from .datasets import alone, load_image, load_table, prepare, read_json, write_json
 from .autoencoder import decode_latents, fingerprint, load_autoencoder, training_device
 from .vaps import describe_table, load_descriptions, make_mllm
 from .text import TextEncoder, load_text_encoder
@@ -387,7 +387,7 @@ def sample(
     rows.to_csv(out/'manifest.csv', index=False)
     missing = {i for i, f in enumerate(rows.file_name) if not (out/f).exists()}
     if compile: pipe.uvit.compile_repeated_blocks(dynamic=True)
-    with tqdm(total=n, initial=n - len(missing), desc=f'sampling {out.name}', unit='image', disable=not progress) as bar:
+    with alone(out), tqdm(total=n, initial=n - len(missing), desc=f'sampling {out.name}', unit='image', disable=not progress) as bar:
         for start in sorted({i//batch_size*batch_size for i in missing}):                         # whole batches, so that a resumed one is the same
             part = rows.iloc[start:start + batch_size]
             generators = [torch.Generator().manual_seed(seed*1_000_003 + i) for i in part.index]

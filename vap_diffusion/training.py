@@ -11,9 +11,10 @@ __all__ = ['PRESETS', 'TIMESTEPS', 'SCHEDULES', 'REPORT', 'load_preset', 'adapte
            'train', 'train_together', 'main']
 
 # %% ../nbs/11_training.ipynb #11a00003
-import base64, contextlib, hashlib, html, io, json, math, os, re, shutil, signal, subprocess, sys, time, warnings, _thread
+import base64, contextlib, difflib, hashlib, html, io, json, math, os, re, shutil, signal, subprocess, sys, time, warnings, _thread
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from threading import Thread
 import numpy as np
@@ -31,8 +32,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from . import __version__
 from .diffusion import SD_SCHEDULE
-from .datasets import load_images, load_table, read_json, write_json
-from .autoencoder import encode_images, finetune_decoder, fingerprint, load_autoencoder, train_autoencoder, training_device
+from .datasets import alone, load_images, load_table, read_json, write_json
+from .autoencoder import encode_images, finetune_decoder, fingerprint, has_bf16, load_autoencoder, train_autoencoder, training_device
 from .vaps import load_descriptions
 from .text import load_text_encoder
 from .uvit import UViT
@@ -144,16 +145,17 @@ def encode(
         found |= {k: placed(found[k]) for k in ('autoencoder', 'text_encoder')}
         if all(found.get(k) == v for k, v in wanted.items()): return found
         raise FileExistsError(f'{folder} holds other features ({differences(found, wanted)}): use another working folder, or delete {folder}')
-    images = load_images(table, table.attrs['root'], size)                                  # N H W 3
-    train = (table.split == 'train').to_numpy(copy=True)
-    vae = adapted_autoencoder(out, vae, images[train], autoencoder, adapt_minutes, seed).to(training_device())
-    mean, logvar = encode_images(vae, images)                                              # N C h w
-    shift, spread = channel_statistics(mean[torch.from_numpy(train)], logvar[torch.from_numpy(train)])
-    if flips: # rows n to 2n of the cache
-        mean, logvar = (torch.cat(m) for m in zip((mean, logvar), encode_images(vae, images[:, :, ::-1].copy())))
-        texts = texts + [mirrored(t) for t in texts]
-    states, starts, lengths = encode_texts(encoder.to(training_device()), texts)
     folder.mkdir(exist_ok=True)
+    with alone(folder):
+        images = load_images(table, table.attrs['root'], size)                              # N H W 3
+        train = (table.split == 'train').to_numpy(copy=True)
+        vae = adapted_autoencoder(out, vae, images[train], autoencoder, adapt_minutes, seed).to(training_device())
+        mean, logvar = encode_images(vae, images)                                          # N C h w
+        shift, spread = channel_statistics(mean[torch.from_numpy(train)], logvar[torch.from_numpy(train)])
+        if flips: # rows n to 2n of the cache
+            mean, logvar = (torch.cat(m) for m in zip((mean, logvar), encode_images(vae, images[:, :, ::-1].copy())))
+            texts = texts + [mirrored(t) for t in texts]
+        states, starts, lengths = encode_texts(encoder.to(training_device()), texts)
     record = wanted | dict(vae_fingerprint=fingerprint(vae), latents_mean=shift, latents_std=spread, latent=list(mean.shape[1:]), text_dim=encoder.width,
                            max_text_tokens=encoder.context_length, classes=table.attrs['classes'], n=len(table), version=__version__)
     note = dict(vae_fingerprint=record['vae_fingerprint'], text_fingerprint=encoder.fingerprint)
@@ -499,8 +501,13 @@ def averaged(model, ema):
     finally: ema.restore(model.parameters())
 
 def checked_settings(preset:str|None, changes:dict, record:dict, pcm:str) -> dict: # as from `load_preset`
-    "The preset with its changes, for features of this record. `ValueError` for what is none of the choices."
+    "The preset with its changes, for features of this record; bf16 only where the hardware has it, or it is asked for. `ValueError` for what is none of the choices."
     settings = load_preset(preset)
+    choose(PCM, 'pcm', pcm)
+    known = [k for k in (*settings, *signature(PCM[pcm].__init__).parameters) if k not in ('name', 'self')]
+    for k in changes:
+        if k not in known: raise ValueError(f'{k!r} is no setting of a preset or of its model: choose one of {", ".join(known)}' + (f'. Did you mean {near[0]!r}?' if (near := difflib.get_close_matches(k, known, 1)) else ''))
+    if not has_bf16(training_device()): settings['mixed_precision'] = 'no'
     for k, v in changes.items():
         if k in settings: settings[k] = v
         else: settings['model'] = settings['model'] | {k: v}
@@ -509,7 +516,6 @@ def checked_settings(preset:str|None, changes:dict, record:dict, pcm:str) -> dic
         warnings.warn(f"the features are of {record['size']} px, the preset {preset!r} is meant for {wanted}: `vap-diffusion encode W --size {wanted}` makes larger ones", stacklevel=3)
     choices = dict(schedule=SCHEDULES, mixed_precision=('no', 'bf16'), weighting=('none', 'min_snr'), timesteps=TIMESTEPS, prediction_type=('epsilon', 'v_prediction'))
     for k, known in choices.items(): choose(known, k, settings[k])
-    choose(PCM, 'pcm', pcm)
     return settings
 
 def memory_gb() -> float:
@@ -604,7 +610,7 @@ def train(
     (done, _), watching = agreed(), bool(watch) and main
     saved, writing = time.time(), 0.                    # when the last checkpoint was written, and how long that took
     logged, waited = (clock.seconds(), step), 0.        # seconds and step of the last line of the log, and for how long data were waited for since
-    with signals_noted() as came:
+    with signals_noted() as came, alone(folder) if main else contextlib.nullcontext():
         try:
             while done < 1:
                 for group in optimizer.param_groups: group['lr'] = settings['lr']*lr_at(done, step, settings['warmup'], settings['anneal'])
