@@ -53,18 +53,18 @@ def clean(nb):
                 if k == 'text/plain': o['data'][k] = re.sub(r' at 0x[0-9a-f]+', '', v)
     return nb
 
-def execute(path, slow=False, write=True, tries=2):
+def execute(path, slow=False, write=True, tries=2, minutes=5):
     "Run one chapter; returns its seconds. A kernel that died or whose answer got lost is tried once more."
     nb, start = nbformat.read(path, as_version=4), time.time()
     nb.metadata['kernelspec'] = dict(display_name='python3', language='python', name='python3')
     local = Config({'KernelManager': dict(transport='ipc', ip=f'{tempfile.mkdtemp()}/kernel')})   # sockets on disk: no ports to race for
-    client = Chapter(nb, timeout=3600 if slow else 270, resources={'metadata': {'path': str(path.parent)}}, config=local)
+    client = Chapter(nb, timeout=3600 if slow else 54*minutes, resources={'metadata': {'path': str(path.parent)}}, config=local)
     client.slow = slow
     nb.cells.insert(0, nbformat.v4.new_code_cell(SLIDERS))
     try: client.execute()
     except (CellTimeoutError, DeadKernelError, AssertionError): # a cell's own failure is a CellExecutionError, and is not tried again
         if tries == 1: raise
-        return execute(path, slow, write, tries - 1)
+        return execute(path, slow, write, tries - 1, minutes)
     nb.cells.pop(0)
     if write: nbformat.write(clean(nb), path)
     return time.time() - start

@@ -5,7 +5,8 @@ import pytest
 
 TESTS = Path(__file__).parent
 os.environ.update(HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1', TOKENIZERS_PARALLELISM='false')
-os.environ.setdefault('OMP_NUM_THREADS', '1' if 'PYTEST_XDIST_WORKER' in os.environ else '2')   # two workers share the two cores
+if 'PYTEST_XDIST_WORKER' in os.environ: os.environ['OMP_NUM_THREADS'] = '1'   # two workers share the two cores
+else: os.environ.setdefault('OMP_NUM_THREADS', '2')
 sys.path.insert(0, str(TESTS))
 
 def pytest_collection_modifyitems(items):

@@ -20,18 +20,19 @@ def painted(f):
 
 def rows(methods):
     head = ['| | FID (floor) | KID (floor) | precision (floor) | recall (floor) | N | steps | training |', '|---|---|---|---|---|---|---|---|']
-    return head + [f"| {name} | {number(r, 'fid', 1)} | {number(r, 'kid', 4)} | {number(r, 'precision', 3)} | {number(r, 'recall', 3)} | {r['n']} | {r.get('steps', '')} | {format(r['seconds']/60, '.1f') + ' min' if 'seconds' in r else ''} |"
+    names = {'class': 'class only', 'class+text': 'whole model, bank', 'class+text (own)': 'whole model, own prompts'}
+    return head + [f"| {names.get(name, name)} | {number(r, 'fid', 1)} | {number(r, 'kid', 4)} | {number(r, 'precision', 3)} | {number(r, 'recall', 3)} | {r['n']} | {r.get('steps', '')} | {format(r['seconds']/60, '.1f') + ' min' if 'seconds' in r else ''} |"
                    for name, r in methods.items() if isinstance(r, dict) and 'kid' in r]
 
 def quickstart():
     "One table over the seeds, and the ratios."
     runs = [load(p.name) for p in sorted((ROOT/'results').glob('quickstart-seed*.json'))]
     if not runs: return ['Not measured in this version yet: `make quickstart` does it.']
-    head = ['| seed | FID class only | class + text | ratio | reconstruction, floor | recall class only | class + text | reconstruction, floor | adherence (chance) | whole command |', '|---|---|---|---|---|---|---|---|---|---|']
+    head = ['| seed | FID class only | whole model | ratio | reconstruction, floor | recall class only | whole model | reconstruction, floor | adherence (chance) | whole command |', '|---|---|---|---|---|---|---|---|---|---|']
     for r in runs:
         a, b, c = r['class'], r['class+text'], r['reconstruction']
         head.append(f"| {r['seed']} | {a['fid']:.1f} | **{b['fid']:.1f}** | {b['fid']/a['fid']:.2f} | {c['fid']:.1f}, {b['fid_floor']:.1f} | {a['recall']:.2f} | **{b['recall']:.2f}** | {c['recall']:.2f}, {b['recall_floor']:.2f} | {b['adherence']['mean']:.2f} ({b['adherence']['chance']:.2f}) | {r['seconds']/60:.1f} min |")
-    return head + ['', f"N = {runs[0]['class']['n']} images of each kind, features `{runs[0]['class']['features']}`, {runs[0]['device']}, {painted(runs[0]['class'])}. Here \"class + text\" is the whole model, prototypes included (\"VAP-Diffusion\" in the picture)."]
+    return head + ['', f"N = {runs[0]['class']['n']} images of each kind, features `{runs[0]['class']['features']}`, {runs[0]['device']}, {painted(runs[0]['class'])}."]
 
 def chapters():
     "What each notebook says of itself, and the seconds it took."
@@ -96,22 +97,27 @@ def claim(name):
     below = bound['fid'] < mean('class', 'bank', 'fid_floor')                       # of the very images that it is compared with
     matched = '' if below else f" (ratios {bound['fid']/mean('class', 'bank', 'fid'):.2f} and {bound['recall']/mean('class', 'bank', 'recall'):.1f})"
     more = ' and their mirror images'*c.get('flips', False) + ', timesteps drawn logit-normally'*(c.get('timesteps') == 'logit_normal')
-    return out + ['', f"{budget_of(c)} for each model, {c['images']} training images{more}, N = {c['rows'][0]['n']}, seed {', '.join(seeds := [str(r['seed']) for r in c['rows'] if r['method'] == 'class'])}{' (means)'*(len(seeds) > 1)}, {painted(c['rows'][0]['prompts']['bank'])}, features `{rebuilt[0]['features']}`, {c['device']}. Two halves of the real images, N = {halves['n']}, have FID {halves['fid'][0]:.1f}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}{matched}: other real images would have ratios {mean('class', 'bank', 'fid_floor')/mean('class', 'bank', 'fid'):.2f} and {mean('class', 'bank', 'recall_floor')/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
+    return out + ['', f"{budget_of(c)} for each model, {c['images']} training images{more}, N = {c['rows'][0]['n']}, seed {', '.join(seeds := [str(r['seed']) for r in c['rows'] if r['method'] == 'class'])}{' (means)'*(len(seeds) > 1)}, {painted(c['rows'][0]['prompts']['bank'])}, features `{rebuilt[0]['features']}`, {c['device']}. Two halves of the reference, N = {halves['n']}, have FID {halves['fid'][0]:.1f}. The reconstruction has FID {bound['fid']:.1f} and recall {bound['recall']:.2f}{matched}: other held-out images (the floor) would have ratios {mean('class', 'bank', 'fid_floor')/mean('class', 'bank', 'fid'):.2f} and {mean('class', 'bank', 'recall_floor')/mean('class', 'bank', 'recall'):.1f}. `{c['command']}`, commit {c['commit']}."]
 
 def summary():
-    "The whole model against the class alone, wherever both were measured; prompts from the bank, and the images' own."
-    out = ['| | budget of each model | FID class only | whole model, prompts from the bank (ratio) | own prompts (ratio) | other real images | recall, in the same order |', '|---|---|---|---|---|---|---|']
+    "The whole model against the class alone, wherever both were measured; prompts from the bank, and the images' own. Means over seeds, and what each seed says."
+    out = ['| images | budget of each model | N, seeds | FID: class only | whole model, bank | ratio (each seed) | whole model, own prompts | floor (each seed) | recall: class only, whole model (bank), floor |', '|---|---|---|---|---|---|---|---|---|']
     for name, title in SUMMARY.items():
         if name == 'isic2018-28':
-            r = load('isic2018-64-cpu.json')
-            budget, found = f"{r['test']['class']['seconds']/60:g} minutes", [r['test'][k] for k in ('class', 'class+text', 'class+text (own)')]
+            c = load('isic2018-64-cpu.json'); r = c['test']
+            budget, found = f"{r['class']['seconds']/60:g} minutes", [pd.DataFrame([r[k]]) for k in ('class', 'class+text', 'class+text (own)')]
+            n, seeds = r['class']['n'], [c['seed']]
         else:
             c = load(f'claim-{name}.json')
-            of = lambda method, kind: pd.DataFrame(r['prompts'][kind] for r in c['rows'] if r['method'] == method).mean(numeric_only=True)
+            of = lambda method, kind: pd.DataFrame([r['prompts'][kind] for r in c['rows'] if r['method'] == method])
             budget, found = budget_of(c), [of('class', 'bank')] + [of('class + text + prototypes', k) for k in ('bank', 'own')]
-        fid, recall = ([r[k] for r in found] for k in ('fid', 'recall'))
-        out.append(f"| {title} | {budget} | {fid[0]:.1f} | **{fid[1]:.1f}** ({fid[1]/fid[0]:.2f}) | {fid[2]:.1f} ({fid[2]/fid[0]:.2f}) | {found[0]['fid_floor']:.1f} | {recall[0]:.2f}, {recall[1]:.2f}, {recall[2]:.2f}, {found[0]['recall_floor']:.2f} |")
-    return out
+            n, seeds = c['rows'][0]['n'], [r['seed'] for r in c['rows'] if r['method'] == 'class']
+        fid, recall = ([r[k].mean() for r in found] for k in ('fid', 'recall'))
+        each = lambda numbers, digits: '' if len(seeds) == 1 else ' (' + ', '.join(f'{x:.{digits}f}' for x in numbers) + ')'
+        best = lambda x: f'**{x:.1f}**' if x == min(fid[:2]) else f'{x:.1f}'
+        floor = found[0].fid_floor
+        out.append(f"| {title} | {budget} | {n}; {', '.join(map(str, seeds))} | {best(fid[0])} | {best(fid[1])} | {fid[1]/fid[0]:.2f}{each(found[1].fid/found[0].fid, 2)} | {fid[2]:.1f} | {floor.mean():.1f}{each(floor, 1)} | {recall[0]:.2f}, {recall[1]:.2f}, {found[0].recall_floor.mean():.2f} |")
+    return out + ['', 'Painted in 10 steps with guidance 2 on phantoms and 1.5 on real images; features: self-supervised networks trained on the training images of each set, on phantoms for phantoms. The fifth row has mirror images and logit-normal timesteps as well, and its class-only model fewer steps than in the fourth.']
 
 def bench():
     "Speed against its targets."

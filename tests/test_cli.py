@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 from vap_diffusion.datasets import load_table
 
-ENV = {**os.environ, 'COLUMNS': '200', 'OMP_NUM_THREADS': '2'}
+ENV = {**os.environ, 'COLUMNS': '200'}
+TWO = {**ENV, 'OMP_NUM_THREADS': '2'}                                    # quickstart trains its models side by side, each with a thread
 
 def vap(*args, ok=True, cwd=None, timeout=600, env=ENV):
     "Run a verb in a process of its own; returns its finished process."
@@ -135,9 +136,9 @@ def test_ctrl_c_in_training_loses_nothing(work, tmp_path):
     out = vap('train', w, '--steps', 60)
     assert json.loads((w/'models'/'vap'/'train.json').read_text())['steps'] == 60
 
-def stop(args, marker, until=lambda: True):
+def stop(args, marker, until=lambda: True, env=ENV):
     "Start a verb, press Ctrl-C when `marker` appears in what it says and `until` holds, and return what it said."
-    run = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', *map(str, args)], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, env=ENV)
+    run = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', *map(str, args)], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, env=env)
     parts, deadline = [], time.time() + 240
     reader = threading.Thread(target=lambda: parts.extend(iter(lambda: run.stdout.read1(256), b'')), daemon=True); reader.start()
     said = lambda: b''.join(parts).decode(errors='replace')
@@ -165,11 +166,11 @@ def test_ctrl_c_in_each_stage_and_the_same_command_goes_on(tmp_path):
 def test_ctrl_c_in_quickstart_stops_both_trainings(tmp_path):
     args = ('quickstart', '--out', tmp_path/'q', '--images', 300, '--minutes', 0.4, '--n', 30)
     logs = [tmp_path/'q'/'models'/name/'log.jsonl' for name in ('class', 'vap')]
-    stop(args, 'train:', lambda: all(log.exists() and log.read_text() for log in logs))
+    stop(args, 'train:', lambda: all(log.exists() and log.read_text() for log in logs), TWO)
     texts = [log.read_text() for log in logs]
     time.sleep(2)
     assert [log.read_text() for log in logs] == texts, 'a training goes on behind our back'
-    vap(*args)
+    vap(*args, env=TWO)
     made = json.loads((tmp_path/'q'/'results.json').read_text())
     assert made['class']['n'] == made['class+text']['n'] == 30 and (tmp_path/'q'/'report.html').exists()
 
@@ -310,3 +311,12 @@ def test_full_disk(work, tmp_path):
         vap('sample', 'course', '--out', small/'s', '--n', 40, '--steps', 2)
         for p in (small/'s'/'images').glob('*.png'): Image.open(p).load()
     finally: subprocess.run(['umount', str(small)])
+
+def test_without_a_verb_the_help_is_no_error():
+    done = vap(); assert done.returncode == 0 and 'prepare' in done.stdout and 'error' not in done.stderr
+
+def test_small_mistakes_are_named(work, tmp_path):
+    assert "--shard '/2' is none" in fails('describe', work, '--shard', '/2')
+    vap('sample', 'course', '--out', tmp_path/'s', '--n', 3, '--steps', 1)
+    assert f'{tmp_path/"s"} gives 3 images' in fails('evaluate', tmp_path/'s', '--real', work)
+    assert 'give the verbs one after another' in fails('quickstart', '--dataset', 'csv', '--root', tmp_path, '--out', tmp_path/'q')

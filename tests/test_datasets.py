@@ -11,7 +11,7 @@ from chapters import ROOT
 from test_cli import fails, vap
 from vap_diffusion.cli import app
 from vap_diffusion.datasets import (CHEST_FINDINGS, CVC_STARTS, DATASETS, HYPERKVASIR_CLASSES, ISIC2018_CLASSES, ISIC2019_CLASSES, SPLITS, MatchError, assign_splits,
-                                    check_dataset, csv_table, folder_table, load_image, load_mask, prepare, read_csv)
+                                    check_dataset, csv_table, folder_table, load_image, load_mask, load_table, prepare, read_csv)
 from vap_diffusion.phantoms import make_phantom
 
 REAL = Path(os.environ.get('VAP_DATA', ROOT.parent/'shared'/'data'))
@@ -516,3 +516,35 @@ def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
 def test_phantoms_that_are_there_are_taken_with_a_word(tmp_path):
     ready('phantoms', tmp_path/'p', tmp_path/'w', n=12, size=32)
     with pytest.warns(UserWarning, match='holds 12 phantoms'): assert len(ready('phantoms', tmp_path/'p', tmp_path/'v', n=30, size=32)) == 12
+
+def test_images_that_have_moved_are_found_again(tmp_path):
+    for i in range(12): draw(tmp_path/'a'/'ab'[i % 2]/f'{i}.png', i)
+    before = ready('folder', tmp_path/'a', tmp_path/'w', modality='dermoscopy')
+    (tmp_path/'a').rename(tmp_path/'b')
+    after = ready('folder', tmp_path/'b', tmp_path/'w', modality='dermoscopy')
+    assert after.equals(before) and after.attrs['root'] == str(tmp_path/'b') == load_table(tmp_path/'w').attrs['root'] and after.attrs['source'] == before.attrs['source']
+    draw(tmp_path/'b'/'a'/'new.png', 99)
+    with pytest.raises(FileExistsError, match='are not those that .* with its descriptions'): ready('folder', tmp_path/'b', tmp_path/'w', modality='dermoscopy')
+
+def test_a_working_folder_among_the_images_is_refused(tmp_path):
+    draw(tmp_path/'a'/'a'/'1.png')
+    with pytest.raises(ValueError, match='lies inside root'): ready('folder', tmp_path/'a', tmp_path/'a'/'w', modality='dermoscopy')
+
+def test_a_link_to_nowhere_is_left_out(tmp_path):
+    for i in range(12): draw(tmp_path/'a'/'ab'[i % 2]/f'{i}.png', i)
+    (tmp_path/'a'/'a'/'dead.png').symlink_to(tmp_path/'gone.png')
+    with pytest.warns(UserWarning, match='1 of 13 images are left out'): table = ready('folder', tmp_path/'a', tmp_path/'w', modality='dermoscopy')
+    assert len(table) == 12 and 'dead.png' in (tmp_path/'w'/'excluded.csv').read_text()
+
+def test_json_files(tmp_path):
+    from vap_diffusion.datasets import read_json, write_json
+    write_json(tmp_path/'new'/'x.json', dict(a=1)); assert read_json(tmp_path/'new'/'x.json') == dict(a=1)
+    with pytest.raises(ValueError): write_json(tmp_path/'new'/'x.json', dict(a=float('nan')))
+    assert read_json(tmp_path/'new'/'x.json') == dict(a=1)
+    (tmp_path/'y.json').write_text('{')
+    with pytest.raises(ValueError, match='y.json is damaged .*delete it'): read_json(tmp_path/'y.json')
+
+def test_an_image_that_is_not_finite_is_named(tmp_path):
+    from vap_diffusion.datasets import ImageError, load_image
+    Image.fromarray(np.full((24, 24), np.inf, np.float32)).save(tmp_path/'x.tif')
+    with pytest.raises(ImageError, match='no finite numbers'): load_image(tmp_path/'x.tif')

@@ -336,3 +336,15 @@ def test_failed_descriptions_of_a_lesion_do_not_agree(tmp_path):
     (tmp_path/'w'/'descriptions.jsonl').write_text(''.join(json.dumps(l) + '\n' for l in lines))
     agreement_of_lesions(tmp_path/'w', path=tmp_path/'found.json')
     assert json.loads((tmp_path/'found.json').read_text())['images'] == 20
+
+def test_text_without_a_full_stop_is_read_in_time():
+    from vap_diffusion.faithfulness import read_claims
+    start = time.time()
+    assert 'colour' in read_claims('a brown lesion and a black lesion with pale border ' * 60)
+    assert time.time() - start < 10
+
+def test_a_line_that_is_not_in_the_vocabulary_is_counted_in_its_file(tmp_path):
+    from vap_diffusion.faithfulness import score_claims
+    lines = [dict(modality='chest_xray', text='x', claims={}), dict(modality='dermoscopy', text='brown', claims=dict(colour=['mauve']))]
+    (tmp_path/'c.jsonl').write_text(''.join(json.dumps(l) + '\n' for l in lines))
+    with pytest.raises(ValueError, match='line 2: colour is'): score_claims(tmp_path/'c.jsonl', 'dermoscopy')

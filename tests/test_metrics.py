@@ -248,3 +248,32 @@ def test_a_quickstart_that_cannot_end_does_not_begin(tmp_path, how, said):
     from vap_diffusion.quickstart import quickstart
     with pytest.raises(ValueError, match=said): quickstart(tmp_path/'q', progress=False, **how)
     assert not (tmp_path/'q').exists()
+
+@pytest.mark.parametrize('side', ['real', 'fake'])
+def test_a_row_that_is_not_finite_is_named(side):
+    from vap_diffusion.metrics import ImprovedPrecisionRecall, compare
+    sets = dict(real=points(0), fake=points(1)); sets[side][7, 2] = float('nan')
+    with pytest.raises(ValueError, match=f'row 7 of the {side} features is not finite .1 of 90'): compare(**sets)
+    metric = ImprovedPrecisionRecall()
+    for name, x in sets.items(): metric.update(x, real=name == 'real')
+    with pytest.raises(ValueError, match=f'row 7 of the {side} features'): metric.compute()
+
+def test_chance_never_sets_an_image_against_its_own_prompt():
+    from vap_diffusion.metrics import adherence
+    from vap_diffusion.phantoms import describe_attributes, make_phantom
+    two = [make_phantom('nevus', s) for s in (1, 2)]
+    images, prompts = np.stack([p.image for p in two]), [describe_attributes(p.modality, p.attributes) for p in two]
+    swapped = adherence(images, prompts[::-1], 'dermoscopy')['mean']
+    assert adherence(images, prompts, 'dermoscopy')['chance'] == pytest.approx(swapped)
+    with pytest.raises(ValueError, match='at least 2 images'): adherence(images[:1], prompts[:1], 'dermoscopy')
+    with pytest.raises(ValueError, match='real_prompts'): adherence(images, prompts, 'dermoscopy', real=images)
+
+@pytest.mark.parametrize('n, floor, how, said', [(3, None, {}, '1 images on a side are too few for k = 3: give at least 4 of each, of the real ones 8'), (10, 6, dict(repeats=2), '6 images are too few for intervals'), (3, 3, {}, '3 images on a side')])
+def test_few_images_are_counted(n, floor, how, said):
+    from vap_diffusion.metrics import evaluate
+    with pytest.raises(ValueError, match=said): evaluate(noise(0, n), noise(1, n), floor_real=None if floor is None else noise(2, floor), **how)
+
+def test_a_judge_without_classes_has_no_inception_score():
+    from vap_diffusion.metrics import FeatureNet, evaluate
+    found = evaluate(noise(0, 20), noise(1, 20), FeatureNet(widths=(4, 4), sample_size=16).eval(), splits=1)
+    assert 'fid' in found and not {'is', 'is_real'} & set(found)

@@ -270,3 +270,11 @@ def test_transformers_serve(work, tmp_path):
         assert len(words) == 4
     except BaseException: print((tmp_path/'serve.log').read_text()[-3000:]); raise
     finally: server.terminate(); server.wait(20); log.close()
+
+def test_parameters_that_a_model_does_not_take_are_given_otherwise():
+    "As OpenAI's models that think first: each refusal names one parameter."
+    refuse = lambda said: reply(json.dumps(dict(error=dict(code='unsupported_parameter', message=said))).encode(), '400 Bad Request')
+    server = Rude(refuse("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."), refuse("Unsupported value: 'temperature' does not support 0 with this model."), reply(FINE), reply(FINE))
+    model = OpenAIMLLM('m', server.url)
+    assert model.chat([user('hello')]) == GOOD and model.renamed == dict(max_tokens='max_completion_tokens', temperature=None)
+    assert model.chat([user('again')]) == GOOD and len(server.times) == 4                          # it is not asked in the old way again

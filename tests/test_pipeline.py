@@ -111,3 +111,56 @@ def test_own_prompts_of_a_half_described_table_name_what_is_missing(tmp_path, pi
     lines = (w/'descriptions.jsonl').read_text().splitlines()
     (w/'descriptions.jsonl').write_text('\n'.join(lines[:1]) + '\n')
     with pytest.raises(ValueError, match='have no description'): plan(pipe, 2, prompts='own', like=w, split='train')
+
+def test_other_schedulers_do_not_clip_latents_and_are_reproducible(pipe):
+    "Made from the pipeline's own, as diffusers' users do it."
+    from diffusers import DDIMScheduler, DDPMScheduler, EulerAncestralDiscreteScheduler
+    own, ours = pipe.scheduler, latents(pipe)
+    def paint(): return pipe(LABELS, PROMPTS, 40, generator=[torch.Generator().manual_seed(i) for i in range(3)], output_type='latent').images
+    try:
+        pipe.scheduler = DDIMScheduler.from_config(own.config)
+        assert paint().abs().max() > 1.5 and (paint() - ours).square().mean().sqrt() < .3
+        for kind in (DDPMScheduler, EulerAncestralDiscreteScheduler):
+            pipe.scheduler = kind.from_config(own.config)
+            assert torch.equal(paint(), paint()), kind.__name__
+    finally: pipe.scheduler = own
+
+def test_a_callback_sees_each_step_and_may_change_the_latents(pipe):
+    seen = []
+    def look(pipe, i, t, given): seen.append((i, int(t))); return dict(latents=torch.zeros_like(given['latents'])) if i == 5 else None
+    assert latents(pipe, callback_on_step_end=look).abs().max() == 0 and [i for i, _ in seen] == list(range(6)) and seen[0][1] > seen[-1][1]
+
+def test_a_folder_painted_with_a_guide_is_another_run_without_it(pipe, tmp_path):
+    from vap_diffusion.pipeline import claim_folder
+    claim_folder(tmp_path/'s', dict(n=2, guide='early'))
+    with pytest.raises(FileExistsError, match='guide was early, now None'): claim_folder(tmp_path/'s', dict(n=2))
+
+def test_an_autoencoder_without_statistics_is_named():
+    from vap_diffusion.autoencoder import load_autoencoder
+    from vap_diffusion.phantoms import asset_path
+    from vap_diffusion.pipeline import VAPDiffusionPipeline
+    with pytest.raises(ValueError, match='the autoencoder has no latents_mean'): VAPDiffusionPipeline.from_pretrained(asset_path('course'), vae=load_autoencoder('course'))
+
+def test_bfloat16_and_back_is_saved_and_loaded(tmp_path):
+    from vap_diffusion.phantoms import asset_path
+    from vap_diffusion.pipeline import VAPDiffusionPipeline
+    VAPDiffusionPipeline.from_pretrained(asset_path('course'), torch_dtype=torch.bfloat16).to(torch.float32).save_pretrained(tmp_path/'m')
+    assert load_pipeline(tmp_path/'m').config.name == 'course' and VAPDiffusionPipeline.from_pretrained(asset_path('course'), torch_dtype='auto').dtype in (torch.float16, torch.float32)
+
+def test_terms_that_allow_commercial_use():
+    from vap_diffusion.pipeline import licence
+    assert 'non-commercial' not in licence(dict(terms='CC BY 4.0, commercial use allowed'))[1] and 'non-commercial' in licence(dict(terms='CC BY-NC 4.0'))[1]
+
+def test_classes_may_be_called_by_numbers(pipe, tmp_path):
+    import pandas as pd
+    from vap_diffusion.quickstart import adherence_of
+    rows = sample(pipe, tmp_path/'s', 4, num_inference_steps=2, progress=False)
+    rows.assign(label=['0', '1', '0', '1']).to_csv(tmp_path/'s'/'manifest.csv', index=False)
+    images, manifest = load_samples(tmp_path/'s')
+    assert manifest.label.tolist() == ['0', '1', '0', '1'] and adherence_of(images, manifest, pd.DataFrame(dict(label=['0', '1'], modality='dermoscopy')))['n'] == 4
+
+def test_one_process_paints_into_a_folder(pipe, tmp_path):
+    from vap_diffusion.datasets import alone
+    sample(pipe, tmp_path/'s', 2, num_inference_steps=1, progress=False)
+    with alone(tmp_path/'s'), pytest.raises(BlockingIOError, match='written by another process'): sample(pipe, tmp_path/'s', 2, num_inference_steps=1, progress=False)
+    sample(pipe, tmp_path/'s', 2, num_inference_steps=1, progress=False)

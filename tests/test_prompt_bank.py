@@ -243,3 +243,12 @@ def test_the_command(tmp_path):
     done = CliRunner().invoke(app, ['sample', 'course', '--out', str(tmp_path/'s'), '--n', '3', '--steps', '1', '--prompts', str(tmp_path/'mine.csv')])
     assert done.exit_code == 0, done.output
     assert set(pd.read_csv(tmp_path/'s'/'manifest.csv').prompt) == {f'Round brown lesion, {c}.' for c in CLASSES['dermoscopy']}
+
+def test_a_class_that_the_table_does_not_have_is_named(tmp_path):
+    table = pd.DataFrame(dict(file_name=['1', '2'], split='train', group=['1', '2'])); table.attrs['classes'] = ['nevus']
+    words = pd.DataFrame(dict(file_name=['1', '2'], label=['nevus', 'mel'], t_mix=['Round.', 'Black.']))
+    with pytest.raises(ValueError, match="class 'mel' is not in the table, which has nevus"): PromptBank.from_descriptions(words, 'train', table)
+
+def test_nothing_to_measure():
+    assert prompt_distances([], ['x']).shape == (0, 1) and prompt_distances(['x'], []).shape == (1, 0)
+    with pytest.raises(ValueError, match='no class'): bank_report(PromptBank({}))

@@ -244,3 +244,10 @@ def test_a_cut_does_not_fall_inside_a_character(text):
     encoder = load_text_encoder('course')
     with pytest.warns(UserWarning, match='longer than'): states, mask = encoder.encode([text])
     assert 0 < mask.sum() == states.shape[1] <= encoder.context_length
+
+def test_another_models_folder_is_named(tmp_path):
+    write_bert(tmp_path/'bert')
+    assert 'not a TextEncoder' in message(ValueError, lambda: load_text_encoder(tmp_path/'bert'))
+
+def test_a_text_that_does_not_fit_in_the_padding_is_not_cut():
+    with pytest.raises(ValueError, match='does not fit in pad_to=2'): load_text_encoder('course').encode(['large irregular black lesion'], pad_to=2)

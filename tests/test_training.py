@@ -276,3 +276,31 @@ def test_an_autoencoder_is_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = encode(w, Path('mine'))
     assert Path(record['autoencoder']).is_absolute() and encode(w, 'mine') == record
+
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(work):
+    "Two processes; only the second gets the signal."
+    code = f"""
+import os, signal, threading, time
+from pathlib import Path
+from vap_diffusion.training import train
+log = Path({str(work)!r})/'models'/'signalled'/'log.jsonl'
+def send():
+    while not log.exists() or len(log.read_text().splitlines()) < 2: time.sleep(.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+if os.environ['RANK'] == '1': threading.Thread(target=send, daemon=True).start()
+try: train({str(work)!r}, steps=4000, name='signalled', **{SMALL!r})
+except KeyboardInterrupt as e: print('rank', os.environ['RANK'], e, flush=True)
+"""
+    Path(work/'vap_signalled.py').write_text(code)
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'vap_signalled']
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', PYTHONPATH=os.pathsep.join([str(work), *sys.path])))
+    assert done.returncode == 0 and all(f'rank {r} at step' in done.stdout for r in '01'), done.stdout + done.stderr[-2000:]
+    assert len(list((work/'models'/'signalled'/'checkpoints').glob('step-*'))) >= 1
+
+def test_one_process_trains_under_a_name(work):
+    from vap_diffusion.datasets import alone
+    from vap_diffusion.training import train
+    (work/'models'/'busy').mkdir(parents=True)
+    with alone(work/'models'/'busy'), pytest.raises(BlockingIOError, match='written by another process'): train(work, steps=1, name='busy', **SMALL)
+    train(work, steps=1, name='busy', **SMALL)
+    with pytest.raises(ValueError, match='not the name of one folder'): train(work, steps=1, name='..', **SMALL)
