@@ -626,10 +626,10 @@ def fingerprint(table, root) -> str:
     return hashlib.sha256((table.to_csv() + str(sizes)).encode()).hexdigest()[:16]
 
 def commit() -> str:
-    "The commit of the code, '+' for changes on top; '' outside a repository."
+    "The commit of the code, '+' for changes on top (results and pictures, which the code writes, do not count); '' outside a repository."
     here = Path(globals().get('__file__', 'notebook')).resolve().parent                         # a notebook has no __file__
     git = lambda *a: subprocess.run(['git', '-C', str(here), *a], capture_output=True, text=True)
-    try: head, changes = git('rev-parse', '--short', 'HEAD'), git('status', '--porcelain', '-uno')
+    try: head, changes = git('rev-parse', '--short', 'HEAD'), git('status', '--porcelain', '-uno', '--', ':/', ':(exclude,top)results', ':(exclude,top)assets/*.png')
     except OSError: return ''
     return head.stdout.strip() + ('+' if changes.stdout.strip() else '') if head.returncode == 0 else ''
 
