@@ -848,7 +848,7 @@ def table_images(out:str, size:int, seed:int) -> tuple[Tensor, list[str], dict]:
 def write_card(out:Path, **facts):
     """README.md beside the weights: what made them."""
     lines = ['# Feature network', '', 'Self-supervised features for FID, KID, precision and recall; made by chapter 13, `vap_diffusion.metrics`.', '',
-             *(f'- {key}: {value}' for key, value in facts.items()), '', '```', (out/'config.json').read_text().strip(), '```', '']
+             *(f'- {key}: {value}' for key, value in facts.items()), '', '```', (out/'config.json').read_text().strip(), '```', '', 'Licence: Apache-2.0, as far as the terms of the training images allow.', '']
     (out/'README.md').write_text('\n'.join(lines))
 
 def on_card(net, reference, others, n:int, seed:int) -> dict[str, str]:

@@ -1112,6 +1112,7 @@ Linear rules over named features, one for each attribute that no single threshol
 - seconds: {time.time() - start:.0f}
 - rules: {sum(map(len, rules.values()))}, {sum(np.size(r['weights']) for of in rules.values() for r in of.values())} weights
 - attributes read right on 300 held-out phantoms (seeds from 900000): {', '.join(f'{m} {held_out(m):.3f}' for m in rules)}
+- licence: Apache-2.0
 ''', encoding='utf-8')
 
 if __name__ == '__main__' and '__file__' in globals(): main()
