@@ -293,7 +293,9 @@ def otsu(values) -> float: # infinite when all values are the same
     "The threshold that splits values into two groups best."
     return filters.threshold_otsu(values) if np.size(values) > 1 and np.ptp(values) > 1e-3 else np.inf
 
-def blur(image, sigma): return ndi.gaussian_filter(image, (sigma, sigma, 0)[:image.ndim], mode='nearest') # H W or H W C
+def blur(image, sigma): # H W or H W C
+    "Gaussian blur over the two sides, not over channels."
+    return ndi.gaussian_filter(image, (sigma, sigma, 0)[:image.ndim], mode='nearest')
 
 def dilate(mask, r:int): return ndi.binary_dilation(mask, DISK[r])           # H W bool
 def erode(mask, r:int): return ndi.binary_erosion(mask, DISK[r], border_value=1) # what touches the frame goes on beyond it
