@@ -8,7 +8,7 @@ __all__ = ['PRESETS', 'TIMESTEPS', 'SCHEDULES', 'REPORT', 'load_preset', 'adapte
            'make_model', 'draw_batch', 'batches', 'lr_at', 'choose', 'target_of', 'weight_of', 'digest', 'checkpoints',
            'save_checkpoint', 'load_checkpoint', 'signals_noted', 'log_lines', 'Log', 'figures_of', 'draw_run',
            'write_report', 'start_run', 'gradients', 'Clock', 'averaged', 'checked_settings', 'memory_gb', 'diverged',
-           'train', 'train_together', 'main']
+           'Run', 'train', 'train_together', 'main']
 
 # %% ../nbs/11_training.ipynb #11a00003
 import base64, contextlib, difflib, hashlib, html, io, json, math, os, re, shutil, signal, subprocess, sys, time, warnings, _thread
@@ -532,6 +532,53 @@ def diverged(folder, step, loss, mean_loss, x0, settings) -> str:
     left = [p for p in checkpoints(folder/'checkpoints') if good(p)]
     return f"{folder.name}: the loss is {loss:.3g} at step {step} (mean {mean_loss:.3g}; answering 0 has 1); {cause}. The last good state is in {left[-1] if left else 'no checkpoint'}"
 
+# %% ../nbs/11_training.ipynb #11a0c005
+@dataclass
+class Run:
+    "A training under way: what its steps change, what a checkpoint keeps, and what is left at the end."
+    folder: Path
+    model: UViT
+    ema: EMAModel
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    steps: int|None        # the budget in steps, or
+    minutes: float|None    # in minutes
+    step: int
+    mean_loss: float       # the generator's own, a running mean
+    clock: Clock
+
+    def agreed(self, came=()) -> tuple[float, bool]:
+        "The share of the budget that is spent, and whether a signal `came` to any process: the same in all of them."
+        done, stop = self.step/self.steps if self.steps else self.clock.seconds()/(60*self.minutes), bool(came)
+        if self.accelerator.num_processes > 1: # the main one's clock counts
+            done, stop = self.accelerator.reduce(torch.tensor([done*self.accelerator.is_main_process, stop], dtype=torch.float64, device=self.accelerator.device)).tolist()
+        return min(1., done), bool(stop)
+
+    def keep(self):
+        "Write a checkpoint."
+        if self.accelerator.is_main_process: save_checkpoint(self.folder/'checkpoints', self.model, self.ema, self.optimizer, dict(step=self.step, seconds=self.clock.seconds(), cpu_seconds=self.clock.cpu_seconds(), mean_loss=self.mean_loss))
+
+    def look(self, watch, log:Log) -> bool: # whether to look again
+        "Show the averaged weights to `watch`, and log what it finds; clock, weights and random states stand still."
+        with self.clock.still(), averaged(self.model, self.ema), torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            self.model.eval()
+            try:
+                if found := watch(self.model, self.folder, self.step): log.look(step=self.step, **found)
+                return True
+            except Exception as e: warnings.warn(f'step {self.step}: watching failed ({type(e).__name__}: {" ".join(str(e).split())}); the training goes on unwatched'); return False
+            finally: self.model.train()
+
+    def finish(self, wanted:dict, images_seen:int):
+        "Leave the averaged weights, report.html and train.json; the checkpoints go."
+        self.ema.copy_to(self.model.parameters())
+        if not self.accelerator.is_main_process: return
+        self.model.save_pretrained(self.folder/'model')
+        made = dict(settings=wanted, finished=True, steps=self.step, seconds=round(self.clock.seconds(), 1), cpu_seconds=round(self.clock.cpu_seconds(), 1), images_seen=images_seen,
+                    parameters=sum(p.numel() for p in self.model.parameters()), device=str(self.accelerator.device), processes=self.accelerator.num_processes, threads=torch.get_num_threads(), version=__version__)
+        write_report(self.folder, made)
+        write_json(self.folder/'train.json', made)                                              # last: with it the run is done
+        shutil.rmtree(self.folder/'checkpoints', ignore_errors=True)
+
 # %% ../nbs/11_training.ipynb #11a00012
 def train(
     out,                       # the working folder, with features
@@ -584,73 +631,52 @@ def train(
     ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75, foreach=True)
     scheduler = DDPMScheduler(**SCHEDULES[settings['schedule']], prediction_type=settings['prediction_type'])
     state = load_checkpoint(folder/'checkpoints', model, ema, optimizer) or dict(step=0, seconds=0., cpu_seconds=0., mean_loss=1.)
-    step, mean_loss, clock = state['step'], state['mean_loss'], Clock(state['seconds'], state['cpu_seconds'])
+    run = Run(folder, model, ema, optimizer, accelerator, steps, minutes, state['step'], state['mean_loss'], Clock(state['seconds'], state['cpu_seconds']))
     if compile: model.compile_repeated_blocks(dynamic=True)
     network = accelerator.prepare(model)                                                        # the same parameters; several processes average their gradients
-    data = batches(features, size, seed, step, text=text, drop=drop, part=slice(rank, None, world), timesteps=settings['timesteps'])
-    log, total = Log(folder, step) if main else None, steps or 60*minutes
-    bar = tqdm(total=round(total), initial=round(step if steps else state['seconds']), unit='step' if steps else 's', desc=folder.name, disable=not (progress and main), position=row,
+    data = batches(features, size, seed, run.step, text=text, drop=drop, part=slice(rank, None, world), timesteps=settings['timesteps'])
+    lock = alone(folder) if main else contextlib.nullcontext()                                  # before its log is opened: another process may be writing
+    log, total = Log(folder, run.step) if main else None, steps or 60*minutes
+    bar = tqdm(total=round(total), initial=round(run.step if steps else state['seconds']), unit='step' if steps else 's', desc=folder.name, disable=not (progress and main), position=row,
                bar_format='{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]')
 
-    def agreed(came=()) -> tuple[float, bool]: # the share of the budget that is spent, and whether a signal came to any of them: the same in all processes
-        done, stop = (step if steps else clock.seconds())/total, bool(came)
-        if world > 1: done, stop = accelerator.reduce(torch.tensor([done*main, stop], dtype=torch.float64, device=accelerator.device)).tolist()
-        return min(1., done), bool(stop)
-    def keep():
-        if main: save_checkpoint(folder/'checkpoints', model, ema, optimizer, dict(step=step, seconds=clock.seconds(), cpu_seconds=clock.cpu_seconds(), mean_loss=mean_loss))
-    def look() -> bool: # at the averaged weights; clock, weights and random states stand still. Whether to look again
-        with clock.still(), averaged(model, ema), torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            model.eval()
-            try:
-                if found := watch(model, folder, step): log.look(step=step, **found)
-                return True
-            except Exception as e: warnings.warn(f'step {step}: watching failed ({type(e).__name__}: {" ".join(str(e).split())}); the training goes on unwatched'); return False
-            finally: model.train()
-
-    (done, _), watching = agreed(), bool(watch) and main
+    (done, _), watching = run.agreed(), bool(watch) and main
     saved, writing = time.time(), 0.                    # when the last checkpoint was written, and how long that took
-    logged, waited = (clock.seconds(), step), 0.        # seconds and step of the last line of the log, and for how long data were waited for since
-    with signals_noted() as came, alone(folder) if main else contextlib.nullcontext():
+    logged, waited = (run.clock.seconds(), run.step), 0. # seconds and step of the last line of the log, and for how long data were waited for since
+    with signals_noted() as came, lock:
         try:
             while done < 1:
-                for group in optimizer.param_groups: group['lr'] = settings['lr']*lr_at(done, step, settings['warmup'], settings['anneal'])
+                for group in optimizer.param_groups: group['lr'] = settings['lr']*lr_at(done, run.step, settings['warmup'], settings['anneal'])
                 waiting = time.time(); batch = next(data); waited += time.time() - waiting
                 loss, recon = gradients(model, network, accelerator, scheduler, batch, accumulate, alpha, settings['weighting'])
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.).item()
-                mean_loss = 0.99*mean_loss + 0.01*(loss - alpha*recon)                          # the generator's own
-                if not math.isfinite(loss + norm) or mean_loss > 3: raise FloatingPointError(diverged(folder, step, loss, mean_loss, batch[0], settings))
+                run.mean_loss = 0.99*run.mean_loss + 0.01*(loss - alpha*recon)                  # the generator's own
+                if not math.isfinite(loss + norm) or run.mean_loss > 3: raise FloatingPointError(diverged(folder, run.step, loss, run.mean_loss, batch[0], settings))
                 optimizer.step(); optimizer.zero_grad(); ema.step(model.parameters())
-                step, before = step + 1, done
-                (done, stop), seconds = agreed(came), clock.seconds()
+                run.step, before = run.step + 1, done
+                (done, stop), seconds = run.agreed(came), run.clock.seconds()
 
-                if main and (step % 20 == 0 or done == 1 or step == 1):
+                if main and (run.step % 20 == 0 or done == 1 or run.step == 1):
                     passed = max(seconds - logged[0], 1e-9)
-                    log.add(step=step, seconds=round(seconds, 1), loss=round(loss - alpha*recon, 5), **(dict(recon_loss=round(recon, 5)) if prototypes else {}), grad_norm=round(norm, 4),
-                            lr=optimizer.param_groups[0]['lr'], images_per_second=round((step - logged[1])*size/passed, 1), memory_gb=round(memory_gb(), 2), data_share=round(waited/passed, 4))
-                    logged, waited = (seconds, step), 0.
-                    bar.set_postfix(step=step, loss=f'{loss:.3f}')
-                bar.update(round(step if steps else min(seconds, total)) - bar.n)
+                    log.add(step=run.step, seconds=round(seconds, 1), loss=round(loss - alpha*recon, 5), **(dict(recon_loss=round(recon, 5)) if prototypes else {}), grad_norm=round(norm, 4),
+                            lr=optimizer.param_groups[0]['lr'], images_per_second=round((run.step - logged[1])*size/passed, 1), memory_gb=round(memory_gb(), 2), data_share=round(waited/passed, 4))
+                    logged, waited = (seconds, run.step), 0.
+                    bar.set_postfix(step=run.step, loss=f'{loss:.3f}')
+                bar.update(round(run.step if steps else min(seconds, total)) - bar.n)
                 if main and before < 0.25 <= done:
                     with averaged(model, ema): model.save_pretrained(folder/'early')
-                if stop: keep(); accelerator.wait_for_everyone(); raise KeyboardInterrupt(f'at step {step}; nothing is lost, the same command goes on')
+                if stop: run.keep(); accelerator.wait_for_everyone(); raise KeyboardInterrupt(f'at step {run.step}; nothing is lost, the same command goes on')
                 if time.time() - saved > (max(60, 50*writing) if save_every is None else save_every):
-                    start = time.time(); keep(); saved = time.time(); writing = saved - start
-                if watching and (done == 1 or (step % watch_every == 0 if watch_every else int(4*done) > int(4*before))): watching = look()
+                    start = time.time(); run.keep(); saved = time.time(); writing = saved - start
+                if watching and (done == 1 or (run.step % watch_every == 0 if watch_every else int(4*done) > int(4*before))): watching = run.look(watch, log)
         except FloatingPointError as e:
-            if main: write_report(folder, dict(settings=wanted, finished=False, steps=step), str(e))
+            if main: write_report(folder, dict(settings=wanted, finished=False, steps=run.step), str(e))
             raise
         finally:
             data.close(); bar.close()
             if log: log.close()
 
-    ema.copy_to(model.parameters())
-    if main:
-        model.save_pretrained(folder/'model')
-        made = dict(settings=wanted, finished=True, steps=step, seconds=round(clock.seconds(), 1), cpu_seconds=round(clock.cpu_seconds(), 1), images_seen=step*size,
-                    parameters=sum(p.numel() for p in model.parameters()), device=str(accelerator.device), processes=world, threads=torch.get_num_threads(), version=__version__)
-        write_report(folder, made)
-        write_json(folder/'train.json', made)                                                   # last: with it the run is done
-        shutil.rmtree(folder/'checkpoints', ignore_errors=True)
+    run.finish(wanted, images_seen=run.step*size)
     accelerator.wait_for_everyone()
     return folder
 
