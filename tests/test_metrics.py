@@ -221,8 +221,8 @@ def test_every_judge_of_a_result_has_a_ladder():
     assert judges and judges == {l['features'] for l in json.loads((results/'feature_ladder.json').read_text()).values()}
 
 def test_a_table_of_one_class_climbs_the_ladder():
-    from vap_diffusion.metrics import load_features, missing_modes, on_card, phantom_images
-    images, labels = phantom_images(40, 5*10**6, 32)
+    from vap_diffusion.metrics import load_features, labelled_phantoms, missing_modes, on_card
+    images, labels = labelled_phantoms(40, 5*10**6, 32)
     kinds = [kind for kind, *_ in missing_modes(images, ['a']*40, 20, 0)]
     assert 'class left out' not in kinds and 'half of the modes' in kinds
     net = load_features('phantoms')

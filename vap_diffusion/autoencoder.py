@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 from .datasets import load_images, load_table, to_tensor
-from .phantoms import CLASSES, MODALITIES, asset_path, make_phantom
+from .phantoms import asset_path, make_phantoms
 
 # %% ../nbs/04_autoencoder.ipynb #04a00015
 def phantom_images(
@@ -31,8 +31,7 @@ def phantom_images(
     size:int=64,            # pixels a side
 ) -> np.ndarray:            # N H W 3 uint8
     "Phantoms to learn from or to judge by."
-    labels = [label for modality in MODALITIES for label in CLASSES[modality]]
-    return np.stack([make_phantom(labels[i % len(labels)], seed + i, size).image for i in tqdm(range(n), desc='drawing phantoms')])
+    return np.stack([p.image for p in make_phantoms(n, seed, size, progress=True)])
 
 # %% ../nbs/04_autoencoder.ipynb #04a00004
 def course_config(

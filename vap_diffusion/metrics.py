@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LADDER', 'RANGE', 'Given', 'inception_score', 'distances', 'squared_distances', 'knn_radii', 'ball_counts', 'inside',
            'finite', 'ManifoldMetric', 'ImprovedPrecisionRecall', 'DensityCoverage', 'as_bytes', 'blur', 'jpeg',
-           'damage', 'phantom_images', 'Stage', 'FeatureNet', 'extract', 'random_damage', 'random_crops',
+           'damage', 'labelled_phantoms', 'Stage', 'FeatureNet', 'extract', 'random_damage', 'random_crops',
            'instance_loss', 'settle', 'fit_classifier', 'train_features', 'InceptionFeatures', 'load_features',
            'features_name', 'TimmFeatures', 'compare', 'draw_sets', 'half_splits', 'bootstrap', 'fid_infinity',
            'evaluate', 'missing_modes', 'feature_ladder', 'agreement', 'adherence', 'Watch', 'draw_classes',
@@ -29,7 +29,7 @@ from torchmetrics.utilities import dim_zero_cat
 from torchvision.io import decode_jpeg, encode_jpeg
 from tqdm.auto import tqdm
 from .datasets import load_images, load_table, read_json, write_json
-from .phantoms import CLASSES, MODALITIES, asset_path, make_phantom
+from .phantoms import MODALITIES, asset_path, make_phantoms
 from .vaps import MeasuringDescriber, load_descriptions, read_attributes
 from .autoencoder import autocast, training_device
 from .pipeline import SYNTHETIC, assemble
@@ -253,10 +253,9 @@ def damage(
     return x.clamp(0, 255).round().byte()
 
 # %% ../nbs/13_metrics.ipynb #2d309a41
-def phantom_images(n:int, seed:int, size:int=64, modalities=MODALITIES) -> tuple[Tensor, list[str]]: # n 3 size size uint8, n labels
+def labelled_phantoms(n:int, seed:int, size:int=64, modalities=MODALITIES) -> tuple[Tensor, list[str]]: # n 3 size size uint8, n labels
     """n phantoms, modalities and classes in turn."""
-    labels = [label for modality in modalities for label in CLASSES[modality]]
-    phantoms = [make_phantom(labels[i % len(labels)], seed=seed + i, size=size) for i in tqdm(range(n), desc='phantoms')]
+    phantoms = make_phantoms(n, seed, size, modalities, progress=True)
     return as_bytes(np.stack([p.image for p in phantoms])), [p.label for p in phantoms]
 
 # %% ../nbs/13_metrics.ipynb #5f0f2adc
@@ -876,9 +875,9 @@ def main(argv=None):
     name = load_table(a.table).attrs['dataset'] if a.table else 'phantoms'
     if a.table: images, labels, ladders = table_images(a.table, a.size, a.seed)
     else:
-        images, labels = phantom_images(a.images, 10**6 * (a.seed + 1), a.size)
-        other, other_labels = phantom_images(4 * a.n, 10**7 + a.seed, a.size)
-        skin, skin_labels = phantom_images(4*a.n, 2*10**7 + a.seed, a.size, ['dermoscopy'])
+        images, labels = labelled_phantoms(a.images, 10**6 * (a.seed + 1), a.size)
+        other, other_labels = labelled_phantoms(4 * a.n, 10**7 + a.seed, a.size)
+        skin, skin_labels = labelled_phantoms(4*a.n, 2*10**7 + a.seed, a.size, ['dermoscopy'])
         ladders = {'held-out phantoms': (other[:a.n], other[a.n:], other_labels[a.n:]), 'held-out dermoscopy': (skin[:a.n], skin[a.n:], skin_labels[a.n:])} # the tables of chapter 19 are of the second kind
     command = 'python -m vap_diffusion.metrics ' + shlex.join(sys.argv[1:] if argv is None else argv)
     if (a.out/'config.json').is_file(): net = load_features(str(a.out))

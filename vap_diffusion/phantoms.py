@@ -9,8 +9,8 @@ __all__ = ['WAVES', 'ASPECTS', 'MODALITIES', 'CLASSES', 'ATTRIBUTES', 'TOGETHER'
            'place_lesion', 'colour_lesion', 'dots', 'mesh', 'streaks', 'add_structure', 'hairs', 'render_dermoscopy',
            'render', 'place_chest', 'draw_anatomy', 'opacity', 'stroke', 'draw_marker', 'draw_device',
            'render_chest_xray', 'ridges', 'draw_wall', 'draw_vessels', 'place_polyp', 'draw_polyp', 'draw_window',
-           'render_colonoscopy', 'cumulative', 'draw_attributes', 'Phantom', 'make_phantom', 'write_phantoms',
-           'asset_path', 'data_path']
+           'render_colonoscopy', 'cumulative', 'draw_attributes', 'Phantom', 'make_phantom', 'make_phantoms',
+           'write_phantoms', 'asset_path', 'data_path']
 
 # %% ../nbs/02_phantoms.ipynb #b673c5a2
 import os, re, zlib
@@ -612,6 +612,17 @@ def make_phantom(
     modality = modality_of(label)
     attributes = draw_attributes(label, np.random.default_rng([seed, zlib.crc32(label.encode())]))
     return Phantom(render(label, attributes, size, seed), label, modality, attributes, seed)
+
+def make_phantoms(
+    n:int,                   # how many
+    seed:int=0,              # phantom i has the seed `seed + i`
+    size:int=64,             # pixels a side
+    modalities=MODALITIES,   # the classes of these in turn
+    progress:bool=False,
+)->list[Phantom]:
+    "Phantoms of all classes in turn."
+    labels = [label for m in modalities for label in CLASSES[m]]
+    return [make_phantom(labels[i % len(labels)], seed + i, size) for i in tqdm(range(n), desc='drawing phantoms', disable=not progress)]
 
 # %% ../nbs/02_phantoms.ipynb #56a99ca6
 def write_phantoms(

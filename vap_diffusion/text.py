@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from .phantoms import CLASSES, asset_path, describe_attributes, make_phantom
+from .phantoms import asset_path, describe_attributes, make_phantoms
 from .datasets import read_json, to_tensor
 
 # %% ../nbs/07_text.ipynb #8fa458de
@@ -48,8 +48,7 @@ def phantom_pairs(
     progress:bool=False, # show a bar
 )->tuple[np.ndarray, list[str]]: # images N H W 3 uint8, and one description for each
     "Phantoms and the sentences that describe them: what CLIP learns from."
-    labels = [label for names in CLASSES.values() for label in names]
-    phantoms = [make_phantom(labels[i % len(labels)], seed + i, size) for i in tqdm(range(n), disable=not progress)]
+    phantoms = make_phantoms(n, seed, size, progress=progress)
     return np.stack([p.image for p in phantoms]), [describe_attributes(p.modality, p.attributes) for p in phantoms]
 
 # %% ../nbs/07_text.ipynb #e84cc289

@@ -1084,9 +1084,8 @@ def fit_rules(
 # %% ../nbs/05_vaps.ipynb #a4d7f91c
 def accuracy_of(describer, modality:str, n:int, first:int, progress:bool=False) -> dict: # attribute -> share
     "How often a measuring describer reads what a phantom has, over n phantoms with seeds from `first` on."
-    labels = CLASSES[modality]
-    phantoms = (make_phantom(labels[i % len(labels)], first + i) for i in range(n))
-    right = [{a: v == p.attributes[a] for a, v in describer.measure(p.image, modality).items()} for p in tqdm(phantoms, total=n, desc=f'measuring {modality}', disable=not progress)]
+    phantoms = make_phantoms(n, first, modalities=[modality])
+    right = [{a: v == p.attributes[a] for a, v in describer.measure(p.image, modality).items()} for p in tqdm(phantoms, desc=f'measuring {modality}', disable=not progress)]
     return {a: float(np.mean([r[a] for r in right])) for a in right[0]}
 
 def held_out(modality:str, n:int=300, first:int=900_000) -> float:
