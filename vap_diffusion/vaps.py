@@ -268,7 +268,7 @@ class VisualAttributePrompter:
 import argparse, zlib
 from scipy import fft, optimize, special
 from threadpoolctl import ThreadpoolController
-from .phantoms import CLASSES, asset_path, make_phantom
+from .phantoms import CLASSES, asset_path, make_phantom, make_phantoms
 
 # %% ../nbs/05_vaps.ipynb #95df9a6d
 SIDE = 64                                                                    # pixels a side of the image that is measured: about the same words at any resolution
