@@ -11,12 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 def alternate(runs, **jobs):
-    "Median seconds of each job: all of them, in turn, `runs` times, after one that does not count."
-    for job in jobs.values(): job()
-    took = {name: [] for name in jobs}
-    for _ in range(runs):
-        for name, job in jobs.items(): start = time.perf_counter(); job(); took[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t) for name, t in took.items()}
+    "Median seconds of each job, by name: all of them in turn, after a round that does not count."
+    from vap_diffusion.full_training import seconds_of
+    return dict(zip(jobs, seconds_of(*jobs.values(), runs=runs)))
 
 def train_step(batch=4, runs=3):
     "Forward, backward and AdamW of the paper's configuration."
@@ -122,9 +119,10 @@ def main():
     row('working memory of precision and recall beside the features, 20k x 20k x 2048: ours / dense (results/metrics_memory.json)', memory['share']['dense']['working'], .1, False)
     row('the same with the features, which both hold: ours / dense', memory['share']['dense']['with_features'])
     row('the same with the features: ours / dense in float64, as exact', memory['share']['dense64']['with_features'], .1, False)
-    runs = [json.loads(p.read_text()) for p in sorted((ROOT/'results').glob('quickstart-seed*.json'))]
-    row('FID ratio of `quickstart`, mean over seeds (results/quickstart-seed*.json; 0.72 at commit 3167c40, at N = 500 instead of 1000)', statistics.mean(r['class+text']['fid']/r['class']['fid'] for r in runs), .72, False)
-    row('its minutes, the whole command (7.0 at commit 3167c40, which painted and judged half as many images)', statistics.mean(r['seconds'] for r in runs)/60, 7, False)
+    runs, before = [json.loads(p.read_text()) for p in sorted((ROOT/'results').glob('quickstart-seed*.json'))], json.loads((ROOT/'results'/'quickstart-before.json').read_text())
+    ratio = lambda r: r['class+text']['fid']/r['class']['fid']
+    row('FID ratio of `quickstart`, mean over seeds (results/quickstart-seed*.json); at most that of commit 3167c40 with the same N (results/quickstart-before.json)', statistics.mean(map(ratio, runs)), round(ratio(before), 3), False)
+    row('its minutes, the whole command; at most those of commit 3167c40 with the same N, on the same machine', statistics.mean(r['seconds'] for r in runs)/60, round(before['seconds']/60, 1), False)
     first = first_picture()
     row('seconds of `sample course --n 1`, cold', first['whole'], 6, False)
     row('of these beside importing torch and diffusers', first['whole'] - first['imports'], 2, False)

@@ -7,10 +7,9 @@ All on dermoscopy phantoms, whose truth is known. Stopped and called again it go
 """
 import argparse, json, re, shutil, sys, time
 from pathlib import Path
-import numpy as np, torch
-from PIL import Image
+import numpy as np
 from tqdm import tqdm
-from vap_diffusion.datasets import load_image, load_images, load_table, prepare
+from vap_diffusion.datasets import load_image, load_images, prepare
 from vap_diffusion.faithfulness import ask, faithfulness_report, plant_errors, read_claims, say, spoken, verify
 from vap_diffusion.metrics import agreement, evaluate
 from vap_diffusion.phantoms import ATTRIBUTES

@@ -4,7 +4,6 @@
 Run a process with `hub_env(url, home, token)`, for huggingface_hub reads its settings when it is imported."""
 import base64, contextlib, hashlib, json, os, re, socket, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 TOKEN = 'hf_good'

@@ -3,7 +3,7 @@
 The course model paints held-out dermoscopy phantoms from their own descriptions, for several numbers of steps, spacings of them and
 guidance intervals; each set is judged as in chapter 13. So does a model of `make quickstart`, five minutes old: the course model is at
 the floor whatever the setting, and what is at the floor cannot be told apart. Goes on where it stopped. An evaluation is one pass of one image through the network."""
-import argparse, json, time
+import argparse, time
 from pathlib import Path
 
 PLAIN, SNR = 'evenly in t', 'evenly in log SNR'

@@ -6,11 +6,10 @@
   `describe_table` for one request: opening, encoding, sending, checking, writing;
 - memory: resident size when `vap-diffusion describe` begins, and its peak, for 1,000 and for 100,000 images, each in a process of its
   own; `table_mb` is what the table alone takes once it is loaded. `--memory` and `--throughput` measure one part again, and keep the other."""
-import argparse, contextlib, http.client, json, os, statistics, subprocess, sys, tempfile, threading, time
+import argparse, contextlib, http.client, json, statistics, subprocess, sys, tempfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-import numpy as np
 import pandas as pd
 
 def serve(seconds, port_file):

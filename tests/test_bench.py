@@ -1,5 +1,5 @@
 """The bench of a GPU works from end to end before there is one."""
-import json, shutil, sys
+import json, shutil
 import pytest, torch
 import bench_gpu
 

@@ -1,12 +1,12 @@
 """Describing at scale: flaws, prompt files, variants, threads, shards, locks, kills. Nothing is lost, asked twice or dropped in silence."""
-import errno, json, os, subprocess, sys, threading, time
+import errno, json, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pytest
 from vap_diffusion.datasets import prepare
 from vap_diffusion.phantoms import write_phantoms
 from vap_diffusion.vaps import (PROMPTS, MeasuringDescriber, ServerError, VisualAttributePrompter, add_prompts, check_measurable, describe_table, estimate, flaw,
-                                load_descriptions, load_prompts, merge_descriptions, questions, shorten, user, write_descriptions)
+                                load_descriptions, load_prompts, merge_descriptions, questions, shorten, write_descriptions)
 from kills import Steady, check as kill_and_check
 
 class Scripted:
@@ -271,7 +271,6 @@ def test_what_is_no_matter_of_an_image_stops_at_once(work):
         assert len(load_descriptions(work)) == done and set(load_descriptions(work).failed) == {''}
 
 def test_what_cannot_be_measured_is_said_before(work):
-    import pandas as pd
     from vap_diffusion.datasets import load_table, write_table
     check_measurable(work)
     table = load_table(work); attrs = table.attrs; table.loc[3, 'modality'] = 'histology'; table.attrs = attrs; write_table(table, work)

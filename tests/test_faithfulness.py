@@ -5,20 +5,15 @@ import numpy as np, pandas as pd, pytest, tiny
 from filelock import FileLock
 import vap_diffusion.faithfulness as faithfulness, vap_diffusion.vaps as vaps
 from vap_diffusion.datasets import load_image, load_table, prepare, write_table
-from vap_diffusion.faithfulness import (KINDS, as_said, ask_again, can_plant, consistency, draw_truth, errors_by_eye, faithfulness_report, judge, lesion_agreement, main, measured, plant_errors, prove, read_claims,
+from vap_diffusion.faithfulness import (KINDS, ask_again, can_plant, consistency, draw_truth, errors_by_eye, faithfulness_report, judge, lesion_agreement, main, measured, plant_errors, prove, read_claims,
                                         recover, report_table, reword, say, score_claims, seen_by_eye, shuffled_bank, spoken, trusted, verify, verify_table, wilson)
-from vap_diffusion.phantoms import ATTRIBUTES, CLASSES, TOGETHER, describe_attributes, draw_attributes, make_phantom
+from vap_diffusion.phantoms import ATTRIBUTES, CLASSES, describe_attributes, draw_attributes
 from vap_diffusion.vaps import MeasuringDescriber, describe_table, load_descriptions, read_lines
+from conftest import message
 
 SENTENCES = Path(__file__).parent/'claims_development.jsonl'
 TRUTH = {m: [draw_attributes(CLASSES[m][i % 3], np.random.default_rng(i)) for i in range(150)] for m in ATTRIBUTES}
 each_modality = pytest.mark.parametrize('modality', ATTRIBUTES)
-
-def message(error, call):
-    with pytest.raises(error) as caught: call()
-    text = str(caught.value)
-    assert '\n' not in text
-    return text
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 

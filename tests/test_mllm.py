@@ -3,7 +3,7 @@ import json, os, shutil, subprocess, sys, time
 import numpy as np, pytest
 import tiny
 from test_vaps import KEY, Answers, message, work
-from vap_diffusion.vaps import OpenAIMLLM, ServerError, TransformersMLLM, VisualAttributePrompter, describe_table, flaw, load_descriptions, make_mllm, user
+from vap_diffusion.vaps import OpenAIMLLM, ServerError, TransformersMLLM, describe_table, flaw, load_descriptions, make_mllm, user
 
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((64, 64), (40, 90), (120, 50))]

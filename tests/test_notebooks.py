@@ -1,6 +1,5 @@
 """The notebooks are the source: exported in step, clean, executed, complete."""
-import ast, json, os, re, subprocess, sys
-from pathlib import Path
+import ast, json, os, re
 import nbformat, pytest
 import chapters
 

@@ -1,7 +1,6 @@
 """The wheel: small, complete, and at home in an empty folder without a network or a cache."""
-import ast, os, re, subprocess, sys, zipfile
+import ast, configparser, os, re, subprocess, sys, zipfile
 from importlib.metadata import packages_distributions
-from pathlib import Path
 import pytest
 from chapters import ROOT
 
@@ -46,7 +45,12 @@ def test_what_is_imported_is_required():
             for name in {n.split('.')[0] for n in names} - set(sys.stdlib_module_names) - {'vap_diffusion'}:
                 assert required & {d.lower().replace('_', '-') for d in where[name]}, f'{path.name} imports {name}, which settings.ini does not require'
 
-def test_course_extra_and_pins():
-    text = (ROOT/'settings.ini').read_text()
-    line = next(l for l in text.splitlines() if l.startswith('requirements'))
-    assert 'fastcore' not in line and 'nbdev' not in line and 'jupyter' not in line
+def test_the_tested_set_fits_what_is_required():
+    "Each requirement is pinned in constraints.txt, to a version that settings.ini allows; notebook tools stay out of the library."
+    from packaging.requirements import Requirement
+    parser = configparser.ConfigParser(delimiters=['='], interpolation=None); parser.read(ROOT/'settings.ini')
+    listed = {k: [Requirement(r) for r in parser['DEFAULT'][k].split()] for k in ('requirements', 'course_requirements', 'dev_requirements')}
+    pins = {l.split('==')[0].lower().replace('_', '-'): l.split('==')[1] for l in (ROOT/'constraints.txt').read_text().split() if '==' in l}
+    for r in sum(listed.values(), []): assert r.specifier.contains(pins[r.name.lower().replace('_', '-')]), r
+    assert {'jupyterlab', 'ipywidgets'} == {r.name for r in listed['course_requirements']}
+    assert not {'fastcore', 'nbdev', 'jupyterlab', 'ipywidgets', 'pytest'} & {r.name for r in listed['requirements']}

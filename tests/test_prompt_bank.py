@@ -10,16 +10,12 @@ from vap_diffusion.phantoms import CLASSES, asset_path, describe_attributes, mak
 from vap_diffusion.pipeline import bank_of, load_pipeline, plan, sample
 from vap_diffusion.prompt_bank import (DIAGNOSES, PromptBank, bank_report, class_names, clauses, extremes, mix_clauses, parse_prompts, possible, prompt_distances)
 from vap_diffusion.vaps import describe_table, pattern_of
+from conftest import message
 
 SMALL = PromptBank({'nevus': {'Round, brown.': 3, 'Oval, tan.': 1}, 'melanoma': ['Black; irregular.'], 'keratosis': []}, 'a test',
                    PromptBank({'nevus': ['Oval, brown.'], 'melanoma': []}, 'held'), {'nevus': 2})
 
 def seeded(seed=0): return torch.Generator().manual_seed(seed)
-
-def message(error, call):
-    with pytest.raises(error) as caught: call()
-    assert '\n' not in str(caught.value), caught.value
-    return str(caught.value)
 
 def phantom_descriptions(n, modality='dermoscopy', seed=0):
     phantoms = [make_phantom(CLASSES[modality][i % 3], seed + i, 16) for i in range(n)]

@@ -1,8 +1,7 @@
 """The released model against a second implementation, its files in and out, and files that must be refused."""
 import os, pickle, sys
-from pathlib import Path
 import pytest, torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 import released_reference
 from vap_diffusion import cli
 from vap_diffusion.prototype import ReleasedUViT, convert_released

@@ -6,6 +6,7 @@ from pathlib import Path
 import open_clip, pytest, torch
 from transformers import AutoConfig, BertConfig
 from vap_diffusion.text import BIOMEDCLIP, TextEncoder, clip_tokenizer, load_text_encoder
+from conftest import message
 
 BERT = 'microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract'
 WORDS = 'brown lesion round dark skin with areas border sharp soft texture pale'.split()
@@ -51,11 +52,6 @@ def into_cache(hub, repo, folder):
     for p in folder.iterdir():
         (root/'blobs').mkdir(exist_ok=True); shutil.copy(p, root/'blobs'/p.name)
         (root/'snapshots'/commit).mkdir(parents=True, exist_ok=True); (root/'snapshots'/commit/p.name).symlink_to(Path('../../blobs')/p.name)
-
-def message(error, call):
-    with pytest.raises(error) as caught: call()
-    assert '\n' not in str(caught.value), caught.value
-    return str(caught.value)
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):

@@ -35,7 +35,7 @@ class Answers:
     def __exit__(self, *args): self.server.shutdown(); self.server.server_close()
 
 def message(error, call):
-    "The one line of the error that `call` must raise."
+    "The one line of the error that `call` must raise: without the key, and without a second traceback."
     with pytest.raises(error) as caught: call()
     text = str(caught.value)
     assert '\n' not in text and KEY not in text, text

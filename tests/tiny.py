@@ -1,5 +1,4 @@
 """Image-text-to-text models of transformers with random weights, saved as every model on the hub is: three families, nothing downloaded."""
-from pathlib import Path
 
 SPECIAL = ['<unk>', '<s>', '</s>', '<pad>', '<image>', '<|vision_start|>', '<|vision_end|>', '<|image_pad|>', '<|video_pad|>', '<fake_token_around_image>', '<global-img>', '<end_of_utterance>', '<video>']
 CORPUS = ['You are an AI visual assistant observing a skin lesion image. Describe the information you observe from the image.', 'The lesion is round and brown, with a soft border.']

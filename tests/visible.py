@@ -5,7 +5,7 @@ readers fitted on the training images: a linear one (ridge) on the judge's featu
 can lower FID by what the first sees and the second does not. Several data sets may write into one file."""
 import argparse, json, shlex, sys, time
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
 
 def balanced(said, truth): return float(np.mean([np.mean(said[truth == v] == v) for v in np.unique(truth)]))
 
