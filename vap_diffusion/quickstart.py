@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MEANING', 'PAGE', 'machine', 'Stages', 'short_name', 'sample_both', 'floor_split', 'warn_unfit', 'judge',
            'adherence_of', 'shown_images', 'draw_samples', 'draw_losses', 'table_html', 'embed', 'verdict',
-           'write_report', 'quickstart', 'judge_course', 'main']
+           'write_report', 'check_request', 'add_budgets', 'quickstart', 'judge_course', 'main']
 
 # %% ../nbs/19_quickstart.ipynb #19a00003
 import base64, html, json, platform, shlex, sys, time, warnings
@@ -210,6 +210,23 @@ def write_report(folder, results, figures, prompts):
     (folder/'report.html').write_text(page, encoding='utf-8')
 
 # %% ../nbs/19_quickstart.ipynb #19a00010
+def check_request(dataset, images, n, splits, prompts):
+    "`ValueError` for what a quickstart could not do, before it does anything."
+    if dataset == 'csv': raise ValueError('a csv has columns of its own: give the verbs one after another (vap-diffusion prepare --dataset csv --labels FILE ..., describe, encode, train, sample, evaluate)')
+    if n < 4: raise ValueError(f'n is {n}: recall and precision need at least 4 images')
+    for s in splits:
+        if s not in SPLITS: raise ValueError(f'split {s!r} is not known: choose {", ".join(SPLITS)}')
+    for p in prompts:
+        if p not in PROMPT_KINDS and not Path(p).exists(): raise ValueError(f'prompts {p!r} are not known: choose {", ".join(PROMPT_KINDS)}, or the file of a bank')
+    if len({short_name(p) for p in prompts}) < len(prompts): raise ValueError(f'prompts {", ".join(prompts)}: two of them have the same name: rename one of the files, or leave one out')
+    if dataset == 'phantoms' and images < n + 40: raise ValueError(f'{images} phantoms are too few for n = {n} held-out ones and a training: give more images (--images), or a smaller n (--n)')
+
+def add_budgets(figures:dict, runs:dict):
+    "What each method's training took, beside its figures."
+    for name in set(figures) - {'reconstruction'}:
+        made = read_json(runs['class' if name == 'class' else 'class+text']/'train.json')
+        figures[name] |= {k: made[k] for k in ('steps', 'seconds', 'cpu_seconds', 'images_seen', 'parameters')}
+
 def quickstart(
     out='runs/quickstart',          # everything is written here
     dataset:str='phantoms',         # a name in `DATASETS`
@@ -235,15 +252,8 @@ def quickstart(
     Leaves results.json, samples.png, losses.png and report.html. Stopped and called again, it goes on where it was; finished, it only says what came out.
     Raises `ValueError` or `FileNotFoundError` for what would fail later, before anything is trained."""
     out, start = Path(out), time.time()
-    if n < 4: raise ValueError(f'n is {n}: recall and precision need at least 4 images')
-    for s in splits:
-        if s not in SPLITS: raise ValueError(f'split {s!r} is not known: choose {", ".join(SPLITS)}')
-    for p in prompts:
-        if p not in PROMPT_KINDS and not Path(p).exists(): raise ValueError(f'prompts {p!r} are not known: choose {", ".join(PROMPT_KINDS)}, or the file of a bank')
-    if dataset == 'phantoms' and images < n + 40: raise ValueError(f'{images} phantoms are too few for n = {n} held-out ones and a training: give more images (--images), or a smaller n (--n)')
-    if len({short_name(p) for p in prompts}) < len(prompts): raise ValueError(f'prompts {", ".join(prompts)}: two of them have the same name: rename one of the files, or leave one out')
+    check_request(dataset, images, n, splits, prompts)
     judge_network = load_features(features).to(training_device())
-    if dataset == 'csv': raise ValueError('a csv has columns of its own: give the verbs one after another (vap-diffusion prepare --dataset csv --labels FILE ..., describe, encode, train, sample, evaluate)')
     settings = dict(dataset=dataset, modality=modality, images=images, minutes=minutes, autoencoder=str(autoencoder), adapt_minutes=adapt_minutes, n=n, splits=list(splits), prompts=list(prompts), features=str(features),
                     guidance_scale=guidance_scale, mllm=mllm, preset=preset, seed=seed, **changes) | ({} if root is None else dict(root=str(Path(root).resolve())))
     if (out/'results.json').exists() and (found := read_json(out/'results.json')).get('settings') == settings:
@@ -273,11 +283,7 @@ def quickstart(
     sets = {split: sample_both(pipes, out/'samples', out, counts[split], seed, split, prompts, guidance_scale, progress) for split in splits}; note()
     stages('evaluate')
     figures = {split: judge(sets[split], pipes, table, record['size'], split, counts[split], judge_network, seed) for split in splits}
-    for of in figures.values():
-        for name in of:
-            if name == 'reconstruction': continue
-            made = read_json(runs['class' if name == 'class' else 'class+text']/'train.json')
-            of[name] |= {k: made[k] for k in ('steps', 'seconds', 'cpu_seconds', 'images_seen', 'parameters')}
+    for of in figures.values(): add_budgets(of, runs)
     stages('report')
     shown = shown_images(pipes, out, table, record['size'], splits[0], 4, seed, guidance_scale)
     draw_samples(shown, out/'samples.png', titles=dict(real='phantoms') if dataset == 'phantoms' else {}); draw_samples(shown, out/'generated.png', real=False); draw_losses(runs, out/'losses.png')
