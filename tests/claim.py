@@ -52,6 +52,6 @@ def main(argv=None):
     if a.grid:
         pipes = {'class': build_pipeline(runs['class'][0]), 'class+text': build_pipeline(runs['class + text + prototypes'][0])}
         shown, common = shown_images(pipes, a.work[0], tables[0], record['size'], a.split, 4, tables[0].attrs['seed'], a.guidance), tables[0].label.value_counts().index[:7]
-        draw_samples({label: s for label, s in shown.items() if label in common}, a.grid, real=attrs['dataset'] == 'phantoms', titles={'real': 'phantoms', 'class+text': 'VAP-Diffusion'})
+        draw_samples({label: s for label, s in shown.items() if label in common}, a.grid, real=attrs['dataset'] == 'phantoms', titles={'real': 'phantoms'})
 
 if __name__ == '__main__': main()

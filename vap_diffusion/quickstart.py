@@ -115,7 +115,7 @@ def shown_images(pipes, out, table, size, split, per_class, seed, guidance_scale
 def draw_samples(shown:dict, path, real:bool=True, prompts:bool=True, titles:dict={}):
     "The picture: rows by class; real, class-only, class + text; the prompts below, numbered."
     from matplotlib.figure import Figure
-    titles = {'real': 'real', 'class': 'class only', 'class+text': 'class + text'} | titles
+    titles = {'real': 'real', 'class': 'synthetic: class only', 'class+text': 'synthetic: whole model'} | titles
     kinds = [k for k in titles if k in next(iter(shown.values())) and (real or k != 'real')]
     per = max(len(s['prompts']) for s in shown.values())
     lines = [f'{label} {i + 1}: {p}' for label, s in shown.items() for i, p in enumerate(s['prompts'])] if prompts else []
@@ -134,7 +134,7 @@ def draw_samples(shown:dict, path, real:bool=True, prompts:bool=True, titles:dic
                 if r == 0 and i == 0: ax.set_title(titles[kind], fontsize=9, loc='left')
                 if kind == 'class+text' and prompts: ax.text(2, 8, str(i + 1), fontsize=6, color='white', bbox=dict(facecolor='black', alpha=0.6, pad=0.8, lw=0))
     for i, line in enumerate(lines): fig.text(0.05/width, (text - 0.12 - 0.17*i)/(height + text), line, fontsize=7, va='center', parse_math=False)
-    fig.savefig(path, metadata={'Description': ('Mixed: columns "real" are real or phantom images, the others synthetic. ' if real else '') + SYNTHETIC})
+    fig.savefig(path, metadata={'Description': ('Mixed: the first column of a row holds real images or phantoms, the others synthetic ones. ' if real else '') + SYNTHETIC})
 
 def draw_losses(runs:dict, path):
     "Loss over seconds for both models, smoothed."
@@ -181,7 +181,7 @@ td,th{{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}}td:fi
 dt{{font-weight:600}}code{{background:#f3f3f3;padding:0 .2rem}}</style>
 <h1>{title}</h1><p class="note">{synthetic}</p>
 <p>{verdict}</p>
-<h2>Images</h2><p>Each row is a class. The class-only model and the class + text model start from the same noise; the prompts are the descriptions of the real images in the same place.</p><img alt="real, class-only and class + text images by class" src="{samples}">
+<h2>Images</h2><p>Each row is a class. The class-only model and the whole one (descriptions and prototypes) start from the same noise; the prompts are the descriptions of the real images in the same place.</p><img alt="real images, and synthetic ones of the class-only and of the whole model, by class" src="{samples}">
 <h2>Figures</h2>{tables}<dl>{meaning}</dl>
 <h2>Training</h2><img alt="loss curves" src="{losses}"><p>{budget}</p>
 <h2>Prompts drawn from the bank</h2><ul>{prompts}</ul>
