@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
-from .datasets import load_images, load_table, to_tensor
+from .datasets import errors_in_one_line, load_images, load_table, to_tensor
 from .phantoms import asset_path, make_phantoms
 
 # %% ../nbs/04_autoencoder.ipynb #04a00015
@@ -478,4 +478,5 @@ def main(argv=None):
     print((a.out/'README.md').read_text())
 
 # %% ../nbs/04_autoencoder.ipynb #04a00099
-if __name__ == '__main__' and '__file__' in globals(): main()
+if __name__ == '__main__' and '__file__' in globals():
+    with errors_in_one_line(): main()

@@ -11,11 +11,12 @@ __all__ = ['TABLE_COLUMNS', 'SPLITS', 'IMAGE_TYPES', 'MIN_SIDE', 'SPLIT_NAMES', 
            'draw_phantoms', 'isic2019_table', 'chest_lists', 'chestxray14_table', 'endoscopy_class',
            'hyperkvasir_table', 'load_mask', 'masked_images', 'kvasir_seg_table', 'cvc_clinicdb_table', 'look',
            'join_twins', 'colonoscopy_table', 'find_images', 'csv_table', 'Dataset', 'check_images', 'assign_splits',
-           'fingerprint', 'commit', 'write_json', 'read_json', 'alone', 'write_table', 'load_table', 'reuse_table',
-           'table_options', 'source_table', 'usable', 'prepare', 'check_dataset', 'load_images']
+           'fingerprint', 'commit', 'write_json', 'read_json', 'errors_in_one_line', 'alone', 'write_table',
+           'load_table', 'reuse_table', 'table_options', 'source_table', 'usable', 'prepare', 'check_dataset',
+           'load_images']
 
 # %% ../nbs/03_datasets.ipynb #16938126
-import csv, hashlib, json, os, re, subprocess, warnings
+import contextlib, csv, hashlib, json, os, re, subprocess, sys, warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -645,6 +646,12 @@ def read_json(path):
     "What `write_json` wrote. `ValueError` names a damaged file."
     try: return json.loads(Path(path).read_text())
     except ValueError as e: raise ValueError(f'{path} is damaged ({e}): delete it, or the folder that it describes, and run the same command again') from None
+
+@contextlib.contextmanager
+def errors_in_one_line():
+    "For commands: an error of the user's making ends in one line, without a traceback."
+    try: yield
+    except (OSError, ValueError) as e: sys.exit(f'error: {" ".join(str(e).split()) or type(e).__name__}')
 
 def alone(folder): # for `with`
     "The right to write into a folder; `BlockingIOError` while another process has it. It ends with the process, however that ends."

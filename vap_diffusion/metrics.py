@@ -28,7 +28,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from torchmetrics.utilities import dim_zero_cat
 from torchvision.io import decode_jpeg, encode_jpeg
 from tqdm.auto import tqdm
-from .datasets import load_images, load_table, read_json, write_json
+from .datasets import errors_in_one_line, load_images, load_table, read_json, write_json
 from .phantoms import MODALITIES, asset_path, make_phantoms
 from .vaps import MeasuringDescriber, load_descriptions, read_attributes
 from .autoencoder import autocast, training_device
@@ -899,4 +899,5 @@ def main(argv=None):
     write_json(a.ladder, found)
 
 # %% ../nbs/13_metrics.ipynb #0d3a3a51
-if __name__ == '__main__' and '__file__' in globals(): main()
+if __name__ == '__main__' and '__file__' in globals():
+    with errors_in_one_line(): main()

@@ -139,7 +139,7 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         class_labels:str|int|list,         # names or numbers of classes, B of them
         prompt:str|list[str]|None=None,    # descriptions; None: drawn from the prompt bank
         num_inference_steps:int=10,
-        guidance_scale:float=2.,          # w in uncond + w (cond - uncond); 1 is no guidance, and half the work
+        guidance_scale:float=2.,          # w in uncond + w (cond - uncond); 1 is no guidance, and half the work, and holds outside of the interval
         generator:torch.Generator|list[torch.Generator]|None=None, # one for all, or one for each image
         output_type:str='pil',             # one of `OUTPUTS`
         latents:Tensor|None=None,          # B C h w, noise to start from
