@@ -78,7 +78,7 @@ def test_a_push_brings_everything_and_no_path_of_this_machine(found):
 def test_the_card_on_the_hub_has_notice_licence_data_budget_and_floors(found):
     from vap_diffusion.pipeline import SYNTHETIC
     shipped = (Path(__file__).parents[1]/'assets'/'course'/'README.md').read_text()
-    assert found['head'] == ['apache-2.0', 'diffusers', 'text-to-image']
+    assert found['head'] == ['apache-2.0', 'vap-diffusion', 'text-to-image']
     assert SYNTHETIC in found['card'] and 'phantoms' in found['card'] and re.search(r'- \*\*steps\*\*: \d+', shipped)[0] in found['card'] and '- **FID (floor)**: 43.21 (1.234)' in found['card']
     assert "load_pipeline('me/course')" in found['card'] and found['card'].count('## Metrics') == 1 and '15.3' not in found['card']
 
