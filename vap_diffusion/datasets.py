@@ -653,10 +653,10 @@ def errors_in_one_line():
     try: yield
     except (OSError, ValueError) as e: sys.exit(f'error: {" ".join(str(e).split()) or type(e).__name__}')
 
-def alone(folder): # for `with`
-    "The right to write into a folder; `BlockingIOError` while another process has it. It ends with the process, however that ends."
-    try: return FileLock(Path(folder)/'.lock').acquire(blocking=False)
-    except Timeout: raise BlockingIOError(f'{folder} is being written by another process: wait until it is done, or stop it') from None
+def alone(path, remedy:str='wait until it is done, or stop it'): # for `with`
+    "The right to write a file, or into a folder; `BlockingIOError` while another process has it. It ends with the process, however that ends."
+    try: return FileLock(Path(path)/'.lock' if Path(path).is_dir() else f'{path}.lock').acquire(blocking=False)
+    except Timeout: raise BlockingIOError(f'{path} is being written by another process: {remedy}') from None
 
 def write_table(table, out):
     "Write `table` and its attrs to out/table.parquet: beside it first, then renamed, so that nobody meets half a table."

@@ -41,13 +41,13 @@ from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from PIL import Image, ImageOps
 from scipy import ndimage as ndi
 from skimage import color, filters, measure, morphology
 from tqdm.auto import tqdm
 from .phantoms import AREAS, ATTRIBUTES, COLOURS, EXPOSURES, HEARTS, TOGETHER, data_path, describe_attributes
-from .datasets import load_image, load_table, read_json
+from .datasets import alone, load_image, load_table, read_json
 
 # %% ../nbs/05_vaps.ipynb #8dd059a2
 @dataclass(frozen=True)
@@ -1479,8 +1479,7 @@ def shard_path(out, shard:tuple[int, int]) -> Path:
 
 def writing(path): # for `with`
     "The right to write one file of descriptions; `BlockingIOError` while another process has it."
-    try: return FileLock(f'{path}.lock').acquire(blocking=False)
-    except Timeout: raise BlockingIOError(f'{path} is being written by another process: wait for it, or share the work with --shard I/N') from None
+    return alone(path, 'wait for it, or share the work with --shard I/N')
 
 def write_descriptions(
     out,                   # the working folder, with table.parquet
