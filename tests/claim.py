@@ -35,9 +35,10 @@ def main(argv=None):
     if odd := [r for r in earlier.get('rows', []) if r['n'] != count(tables[0])]: sys.exit(f'{a.out} holds figures of {odd[0]["n"]} images: give another --out, or delete it')
     rows, runs = earlier.get('rows', []), {}
     jobs = [(w, t, seed) for w, t in zip(a.work, tables) for seed in a.seeds or [t.attrs['seed']]]
-    for method, how in METHODS.items():
+    for method, how in METHODS.items():                                  # all trainings first: what has a budget in seconds wants a quiet machine
         name = lambda seed: f"{method.split(' + ')[-1]}-seed{seed}" if a.seeds else None
         runs[method] = train_together([dict(out=w, minutes=a.minutes, steps=a.steps, seed=seed, name=name(seed), preset=None) | ({'timesteps': a.timesteps} if a.timesteps else {}) | how for w, _, seed in jobs])
+    for method in METHODS:
         for (w, table, seed), run in zip(jobs, runs[method]):
             n = count(table)
             if any((r['method'], r['seed'], r['work']) == (method, seed, w.name) for r in rows): continue

@@ -116,7 +116,7 @@ def noise(seed, n=64): return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.
 
 @pytest.mark.filterwarnings('ignore:n = .* is not above')
 def test_evaluate_has_floors_halves_and_intervals():
-    from vap_diffusion.metrics import evaluate, load_features
+    from vap_diffusion.metrics import FeatureNet, evaluate, load_features
     net = load_features('phantoms')
     plain = evaluate(noise(0), noise(1), net, n=20)
     assert plain['half_splits']['n'] == 20 and plain['half_splits']['times'] == 5            # `real` is halved anyway: the same n
@@ -127,6 +127,10 @@ def test_evaluate_has_floors_halves_and_intervals():
     assert set(rich['intervals']) == {*names, *(f'{n}_floor' for n in names), 'is', 'is_real'}
     assert all(low <= rich[name] <= high for name, (low, high) in rich['intervals'].items())
     assert all(least <= mean <= most for mean, least, most in (rich['half_splits'][n] for n in names))
+    both = evaluate(noise(0), {'a': noise(1), 'b': noise(2)}, net, n=20, infinite=None)    # several sets, the floors once: as each by itself
+    assert both['a'] == plain and both['b'] == evaluate(noise(0), noise(2), net, n=20) and plain['fid'] != both['b']['fid']
+    with pytest.raises(ValueError, match='b has 30 images'): evaluate(noise(0), {'a': noise(1), 'b': noise(2, 30)}, net, n=31)
+    assert 'fid_infinity' in evaluate(noise(0), noise(1), FeatureNet(widths=(4, 4), sample_size=16).eval(), n=32, infinite=None)  # 16 features
     with_floor = evaluate(noise(0), noise(1), net, n=6, floor_real=noise(2))
     assert with_floor['half_splits'] == {'n': 3, 'times': 0} and with_floor['k_coverage'] == 5
     assert evaluate(noise(0), noise(1), net, n=4)['k_coverage'] == 3

@@ -558,20 +558,22 @@ def compare(
     return dict(fid=float(metrics['fid'].compute()), kid=float(kid), precision=float(precision), recall=float(recall), density=float(density), coverage=float(coverage))
 
 # %% ../nbs/13_metrics.ipynb #b4758a10
-def draw_sets(real:Tensor, fake:Tensor, floor_real:Tensor|None, n:int|None, seed:int) -> tuple[Tensor, Tensor, Tensor, str]:
-    """n real, n fake and n further real images for the floor, and in words where the floor comes from."""
-    limit = {'fake': len(fake)}
+def draw_sets(real:Tensor, sets:dict[str, Tensor], floor_real:Tensor|None, n:int|None, seed:int) -> tuple[Tensor, dict[str, Tensor], Tensor, str]:
+    """n real images, n of each set and n further real ones for the floor, and in words where the floor comes from."""
+    limit = {name: len(x) for name, x in sets.items()}
     if floor_real is None: limit['half of real'] = len(real) // 2
     else: limit |= {'real': len(real), 'floor_real': len(floor_real)}
     least = min(limit, key=limit.get)
     n = limit[least] if n is None else n
     if n > limit[least]: raise ValueError(f'n = {n}, but {least} has {limit[least]} images: give more images' + (' or floor_real=' if 'half' in least else '') + f', or n <= {limit[least]}')
-    generator = torch.Generator().manual_seed(seed)
     pick = lambda x, m: x[torch.randperm(len(x), generator=generator)[:m]]
-    fake = pick(fake, n)
-    if floor_real is not None: return pick(real, n), fake, pick(floor_real, n), 'another real set'
+    drawn = {}
+    for name in reversed(sets):                                                          # the draws that follow are those after the first set
+        generator = torch.Generator().manual_seed(seed)
+        drawn = {name: pick(sets[name], n)} | drawn
+    if floor_real is not None: return pick(real, n), drawn, pick(floor_real, n), 'another real set'
     both = pick(real, 2 * n)
-    return both[:n], fake, both[n:], 'the other half of the real set'
+    return both[:n], drawn, both[n:], 'the other half of the real set'
 
 def half_splits(real:Tensor, times:int=5, k:int=3, seed:int=0) -> dict: # N F
     """The figures of one random half of the real features against the other half: n (of each half), times, name: [mean, least, most]; without figures when n <= k."""
@@ -628,17 +630,17 @@ def fid_infinity(
 
 def evaluate(
     real, # the reference: N 3 H W uint8 tensor or N H W 3 uint8 array
-    fake, # generated images, likewise
+    fake, # generated images, likewise; or several such sets by name, for which the floors are measured once
     features='phantoms', # name or path for `load_features`, or a module
     n:int|None=None, # images on each side; None: as many as there are
     seed:int=0, # of the draws
     floor_real=None, # other real images for the floor, e.g. train against test; None: `real` is cut in halves
     k:int=3, # neighbours for precision and recall
     repeats:int=0, # half-samples for 95 % intervals; 0: none
-    infinite:bool=False, # FID extrapolated to infinitely many images, too
+    infinite:bool|None=False, # FID extrapolated to infinitely many images, too; None: where n is at least twice the number of features
     splits:int=5, # random half-splits of the real images
     unequal:bool=False, # all images of each set, as published tables have it (10,000 painted against the training set), instead of n of each; needs `floor_real`
-) -> dict:
+) -> dict: # of several sets a dict for each, by name
     """FID, KID, IS, precision, recall, density and coverage, each with its floor: the same figure for real images in the place of the fake ones, same n (with `unequal`: all there are).
 
     Keys: fid, fid_floor, kid, kid_floor, is and is_real (where the network has a classifier), precision, recall, density, coverage likewise; n, k, k_coverage, seed, features
@@ -646,12 +648,12 @@ def evaluate(
     fid_infinity_floor (with `infinite`). ValueError when n is below k + 1 or above what is there; a warning when n <= num_features.
     """
     net = load_features(features).to(training_device()) if isinstance(features, (str, Path)) else features
-    real, fake = as_bytes(real, 'real'), as_bytes(fake, 'fake')
+    real, sets = as_bytes(real, 'real'), {name: as_bytes(x, name) for name, x in (fake if isinstance(fake, dict) else {'fake': fake}).items()}
     if floor_real is not None: floor_real = as_bytes(floor_real, 'floor_real')
     if n is not None and n <= k: raise ValueError(f'n = {n} is too few for k = {k}: give n >= {k + 1}')
     if unequal and (floor_real is None or n is not None): raise ValueError('unequal takes all images of three sets: give floor_real, and no n')
-    real, fake, other, how = (real, fake, floor_real, 'another real set') if unequal else draw_sets(real, fake, floor_real, n, seed)
-    least = min(map(len, (real, fake, other)))
+    real, sets, other, how = (real, sets, floor_real, 'another real set') if unequal else draw_sets(real, sets, floor_real, n, seed)
+    least = min(map(len, (real, *sets.values(), other)))
     if least <= k: raise ValueError(f'{least} images on a side are too few for k = {k}: give at least {k + 1} of each' + ('' if floor_real is not None else f', of the real ones {2*(k + 1)}, for they are cut in halves for the floor'))
     if repeats and least < 2*(k + 1): raise ValueError(f'{least} images are too few for intervals, which come from halves: give n >= {2*(k + 1)}, or no repeats')
     if least <= net.num_features:
@@ -659,18 +661,25 @@ def evaluate(
                       f'compare only with fid_floor, or give n > {net.num_features}')
     if infinite and least < 2 * net.num_features:
         warnings.warn(f'n = {least} is below twice the {net.num_features} features: the line to infinity is bent there, and fid_infinity keeps much of the bias')
-    real, fake, other = (extract(net, x) for x in (real, fake, other))                      # n F
-    scores, floors, device = compare(real, fake, k, seed), compare(real, other, k, seed), next(net.parameters()).device
-    result = {key: value for name in scores for key, value in ((name, scores[name]), (f'{name}_floor', floors[name]))}
-    logits = {name: x for name, of in (('is', fake), ('is_real', other)) if (x := net.logits(of.to(device)).cpu()).shape[1]} # none where no classifier is there
-    result |= {name: inception_score(x) for name, x in logits.items()} | {'n': len(fake), **(dict(n_real=len(real), n_floor=len(other)) if unequal else {}), 'k': k, 'k_coverage': min(5, least - 1), 'seed': seed, 'features': features_name(net), 'floor': how}
-    result['half_splits'] = half_splits(torch.cat([real, other]) if floor_real is None else real, splits, k, seed)
-    if infinite: result |= dict(fid_infinity=fid_infinity(real, fake, seed=seed), fid_infinity_floor=fid_infinity(real, other, seed=seed))
-    if repeats:
-        given, floor = (bootstrap(lambda a, b: compare(a, b, k, seed), real, x, repeats=repeats, seed=seed, what=what) for x, what in ((fake, 'intervals'), (other, 'intervals of the floor')))
-        scores = {name: bootstrap(lambda l: {name: inception_score(l)}, x, repeats=repeats, seed=seed, what=name)[name] for name, x in logits.items()}
-        result |= dict(repeats=repeats, intervals=given | {f'{name}_floor': x for name, x in floor.items()} | scores)
-    return result
+    if infinite is None: infinite = least >= 2 * net.num_features
+    real, other = extract(net, real), extract(net, other)                                   # n F
+    def figures(x, of=''): # n F -> name -> number, name -> interval
+        found, logits, intervals = compare(real, x, k, seed), net.logits(x.to(next(net.parameters()).device)).cpu(), {}
+        if logits.shape[1]: found['is'] = inception_score(logits)                           # where there is a classifier
+        if infinite: found['fid_infinity'] = fid_infinity(real, x, seed=seed)
+        if repeats:
+            intervals = bootstrap(lambda a, b: compare(a, b, k, seed), real, x, repeats=repeats, seed=seed, what=f'intervals{of}')
+            if logits.shape[1]: intervals |= bootstrap(lambda l: {'is': inception_score(l)}, logits, repeats=repeats, seed=seed, what=f'intervals{of}, IS')
+        return found, intervals
+    as_floor = lambda of: {'is_real' if name == 'is' else f'{name}_floor': x for name, x in of.items()}
+    floor, floor_intervals = map(as_floor, figures(other, ' of the floor'))
+    shared = floor | {**(dict(n_real=len(real), n_floor=len(other)) if unequal else {}), 'k': k, 'k_coverage': min(5, least - 1), 'seed': seed, 'features': features_name(net), 'floor': how}
+    shared['half_splits'] = half_splits(torch.cat([real, other]) if floor_real is None else real, splits, k, seed)
+    results = {}
+    for name, x in sets.items():
+        found, intervals = figures(extract(net, x))
+        results[name] = found | {'n': len(x)} | shared | (dict(repeats=repeats, intervals=intervals | floor_intervals) if repeats else {})
+    return results if isinstance(fake, dict) else results['fake']
 
 # %% ../nbs/13_metrics.ipynb #4fdd3240
 def missing_modes(images:Tensor, labels, n:int, seed:int, classes:int=1):

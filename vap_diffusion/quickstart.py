@@ -77,19 +77,21 @@ def judge(sets, pipes, table, size, split, n, features, seed) -> dict[str, dict]
     others = table[table.split == floor_split(split)]
     other = load_images(others.sample(n, random_state=seed) if len(others) > n else others, table.attrs['root'], size, progress=False)
     floor = dict(floor_real=other) if len(other) >= n else {}
-    figures = {}
-    for name, folder in sets.items():
-        images, manifest = load_samples(folder)
-        painted = read_json(Path(folder)/'sample.json')
-        figures[name] = evaluate(real, images, features, n=n if floor else None, seed=seed, **floor) | {k: painted[k] for k in ('num_inference_steps', 'guidance_scale', 'guidance_interval')}
-        if name != 'class': figures[name]['prompts'], figures[name]['adherence'] = folder.name.split('-')[-1], adherence_of(images, manifest, table)
-    vae = pipes['class'].vae
+    painted, vae = {name: load_samples(folder) for name, folder in sets.items()}, pipes['class'].vae
     rebuilt = decode_moments(vae, encode_images(vae, real, progress=False)[0])
-    figures['reconstruction'] = evaluate(real, rebuilt, features, n=n if floor else None, seed=seed, **floor) | reconstruction(vae, real)
+    figures = evaluate(real, {name: images for name, (images, _) in painted.items()} | {'reconstruction': rebuilt}, features, n=n if floor else None, seed=seed, infinite=None, **floor)
+    figures['reconstruction'] |= reconstruction(vae, real)
+    for name, folder in sets.items():
+        how = read_json(Path(folder)/'sample.json')
+        figures[name] |= {k: how[k] for k in ('num_inference_steps', 'guidance_scale', 'guidance_interval')}
+        if name != 'class': figures[name]['prompts'], figures[name]['adherence'] = folder.name.split('-')[-1], adherence_of(*painted[name], table, seed=seed)
     return figures
 
-def adherence_of(images, manifest, table) -> dict: # mean, chance, n
-    "How much of its prompt the measuring describer reads in each image, by the questions of its class's modality."
+def adherence_of(images, manifest, table, most:int=2000, seed:int=0) -> dict: # mean, chance, n
+    "How much of its prompt the measuring describer reads in each image, by the questions of its class's modality; of many images in `most` of them."
+    if len(images) > most:
+        chosen = manifest.reset_index(drop=True).sample(most, random_state=seed).sort_index()
+        images, manifest = images[chosen.index.to_numpy()], chosen
     shows, scores = manifest.label.map(table.groupby('label').modality.first()), []
     for modality in shows.unique():
         mine = (shows == modality).to_numpy()
@@ -151,6 +153,7 @@ def draw_losses(runs:dict, path):
 # %% ../nbs/19_quickstart.ipynb #19a00008
 MEANING = {
     'FID': 'distance between the clouds of generated and real images in a feature space, as Gaussians; 0 is best, and even two sets of real images do not reach 0: that is the floor. What repeats the images compared with, or is told what they show, can lie below it.',
+    'FID, N to infinity': 'the part of the FID that a small N adds to every set, the floor too, taken off by a line over 1/N (both sets grow); its floor is about 0, so its ratio says more than that of the FID. It is an extrapolation.',
     'KID': 'the same question asked with a kernel; it has no bias from a small N, and its floor is about 0.',
     'IS': 'how sure a classifier is of each image, and how many classes it sees in all; it never looks at the real images.',
     'precision': 'the share of generated images that lie among the real ones: do they look real?',
@@ -161,8 +164,9 @@ MEANING = {
 
 def table_html(figures:dict) -> str:
     "The comparison as a table, each figure with its floor."
-    keys = ('fid', 'kid', 'is', 'precision', 'recall')
+    names = {'fid': 'FID &darr;', 'fid_infinity': 'FID, N to infinity &darr;', 'kid': 'KID &darr;', 'is': 'IS &uarr;', 'precision': 'precision &uarr;', 'recall': 'recall &uarr;'}
     first = next(iter(figures.values()))
+    keys = [k for k in names if k in first]                  # a few images cannot be extrapolated
     floor = [first.get('is_real' if k == 'is' else f'{k}_floor') for k in keys]
     cells = lambda numbers: ''.join('<td></td>' if x is None else f'<td>{x:.3g}</td>' for x in numbers)
     halves = first['half_splits']
@@ -172,7 +176,7 @@ def table_html(figures:dict) -> str:
         budget = f"<td>{f['steps']}</td><td>{f['seconds']:.0f}</td>" if 'steps' in f else '<td></td><td></td>'
         said = f"<td>{f['adherence']['mean']:.2f} ({f['adherence']['chance']:.2f})</td>" if f.get('adherence') else '<td></td>'
         rows.append(f"<tr><td>{html.escape(name)}</td>{cells(f.get(k) for k in keys)}{said}{budget}</tr>")
-    return ('<table><tr><th></th><th>FID &darr;</th><th>KID &darr;</th><th>IS &uarr;</th><th>precision &uarr;</th><th>recall &uarr;</th><th>adherence (chance)</th><th>steps</th><th>seconds</th></tr>' + ''.join(rows) + '</table>')
+    return '<table><tr><th></th>' + ''.join(f'<th>{names[k]}</th>' for k in keys) + '<th>adherence (chance)</th><th>steps</th><th>seconds</th></tr>' + ''.join(rows) + '</table>'
 
 # %% ../nbs/19_quickstart.ipynb #19a00009
 PAGE = '''<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
@@ -195,7 +199,8 @@ def verdict(figures:dict) -> str:
     "The outcome in a sentence, as it is."
     a, b = figures['class'], figures['class+text']
     recall = f"{b['recall']/a['recall']:.1f} times" if a['recall'] else 'from 0'
-    return (f"FID {a['fid']:.1f} with the class alone, {b['fid']:.1f} with class and description: a ratio of {b['fid']/a['fid']:.2f}. "
+    infinite = f"Extrapolated to infinite N, {a['fid_infinity']:.1f} and {b['fid_infinity']:.1f}: {b['fid_infinity']/a['fid_infinity']:.2f}. " if a.get('fid_infinity', 0) > 0 else ''
+    return (f"FID {a['fid']:.1f} with the class alone, {b['fid']:.1f} with class and description: a ratio of {b['fid']/a['fid']:.2f}. {infinite}"
             f"Recall {a['recall']:.3f} and {b['recall']:.3f} ({recall}). N = {a['n']}, features {a['features']}.")
 
 def write_report(folder, results, figures, prompts):
