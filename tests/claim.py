@@ -3,13 +3,13 @@
 `python tests/claim.py W0 W1 --minutes 5.5 --out results/claim-phantoms.json`: folders that `quickstart` left (its two models are used as
 they are), or that `prepare`, `describe` and `encode` filled; each has a seed of its own, or `--seeds 0 1` trains several in each.
 All methods get the same images, latents and budget, in seconds or in steps, both recorded. Judged on held-out images: prompts drawn from the bank, the images' own, and
-recombined ones that training never had. Goes on where it stopped; the file is written after each model."""
+recombined ones that training never had. Goes on where it stopped; the file is written after each seed."""
 import argparse, json, shlex, sys, time
 from pathlib import Path
-from vap_diffusion.datasets import load_table
+from vap_diffusion.datasets import load_table, read_json, write_json
 from vap_diffusion.pipeline import build_pipeline, sample
 from vap_diffusion.quickstart import draw_samples, floor_split, judge, machine, shown_images
-from vap_diffusion.training import load_features, train_together, write_json
+from vap_diffusion.training import load_features, train_together
 
 METHODS = {'class': dict(text=False), 'class + text': dict(prototypes=False), 'class + text + prototypes': {}}
 PROMPTS = ('bank', 'own', 'unseen')
@@ -38,18 +38,21 @@ def main(argv=None):
     for method, how in METHODS.items():                                  # all trainings first: what has a budget in seconds wants a quiet machine
         name = lambda seed: f"{method.split(' + ')[-1]}-seed{seed}" if a.seeds else None
         runs[method] = train_together([dict(out=w, minutes=a.minutes, steps=a.steps, seed=seed, name=name(seed), preset=None) | ({'timesteps': a.timesteps} if a.timesteps else {}) | how for w, _, seed in jobs])
-    for method in METHODS:
-        for (w, table, seed), run in zip(jobs, runs[method]):
-            n = count(table)
-            if any((r['method'], r['seed'], r['work']) == (method, seed, w.name) for r in rows): continue
-            pipe, sets = build_pipeline(run), {}
+    for i, (w, table, seed) in enumerate(jobs):
+        if any((r['seed'], r['work']) == (seed, w.name) for r in rows): continue
+        n, sets, vae = count(table), {}, None
+        for method in METHODS:
+            run, pipe = runs[method][i], build_pipeline(runs[method][i])
+            vae = vae or pipe.vae
             for kind in PROMPTS if pipe.config.uses_text else PROMPTS[:1]:
-                sets[kind] = w/'claim'/f'{run.name}-{kind}-{a.split}'
-                sample(pipe, sets[kind], n, like=w, split=a.split, prompts=kind, seed=seed, guidance_scale=a.guidance)
-            found, made = judge(sets, {'class': pipe}, table, record['size'], a.split, n, a.features, seed), json.loads((run/'train.json').read_text())
-            rows.append(dict(method=method, seed=seed, work=w.name, n=n, **{k: made[k] for k in ('steps', 'images_seen', 'seconds', 'cpu_seconds', 'parameters')}, prompts={k: found[k] for k in sets}, reconstruction=found['reconstruction']))
-            print(method, seed, {k: {f: round(found[k][f], 3) for f in ('fid', 'recall', 'precision')} for k in sets}, flush=True)
-            write_json(a.out, facts | dict(seconds=round(earlier.get('seconds', 0) + time.time() - start), rows=rows, **machine()))
+                sets[method, kind] = w/'claim'/f'{run.name}-{kind}-{a.split}'
+                sample(pipe, sets[method, kind], n, like=w, split=a.split, prompts=kind, seed=seed, guidance_scale=a.guidance)
+        found = judge(sets, vae, table, record['size'], a.split, n, a.features, seed)
+        for method in METHODS:
+            made, mine = read_json(runs[method][i]/'train.json'), {kind: found[m, kind] for m, kind in sets if m == method}
+            rows.append(dict(method=method, seed=seed, work=w.name, n=n, **{k: made[k] for k in ('steps', 'images_seen', 'seconds', 'cpu_seconds', 'parameters')}, prompts=mine, reconstruction=found['reconstruction']))
+            print(method, seed, {kind: {f: round(of[f], 3) for f in ('fid', 'fid_infinity', 'recall', 'precision') if f in of} for kind, of in mine.items()}, flush=True)
+        write_json(a.out, facts | dict(seconds=round(earlier.get('seconds', 0) + time.time() - start), rows=rows, **machine()))
     if a.grid:
         pipes = {'class': build_pipeline(runs['class'][0]), 'class+text': build_pipeline(runs['class + text + prototypes'][0])}
         shown, common = shown_images(pipes, a.work[0], tables[0], record['size'], a.split, 4, tables[0].attrs['seed'], a.guidance), tables[0].label.value_counts().index[:7]

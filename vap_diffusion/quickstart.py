@@ -70,21 +70,21 @@ def warn_unfit(features, table, out):
     if features == 'phantoms' and table.attrs['dataset'] != 'phantoms':
         warnings.warn(f"the features were trained on phantoms and are not shown fit for {table.attrs['dataset']}: train some on its training split with `python -m vap_diffusion.metrics --table {out} --out {out}/features_net` and give that folder as --features")
 
-def judge(sets, pipes, table, size, split, n, features, seed) -> dict[str, dict]: # method -> figures
-    "FID, KID, IS, precision and recall of each set against the real images of a split, with floors; and of reconstructions."
+def judge(sets, vae, table, size, split, n, features, seed) -> dict[str, dict]: # method -> figures
+    "FID, KID, IS, precision and recall of each set (method -> folder that `sample` filled) against the real images of a split, with floors; and of reconstructions."
     rows = table[table.split == split].sample(n, random_state=seed)
     real = load_images(rows, table.attrs['root'], size, progress=False)
     others = table[table.split == floor_split(split)]
     other = load_images(others.sample(n, random_state=seed) if len(others) > n else others, table.attrs['root'], size, progress=False)
     floor = dict(floor_real=other) if len(other) >= n else {}
-    painted, vae = {name: load_samples(folder) for name, folder in sets.items()}, pipes['class'].vae
+    painted = {name: load_samples(folder) for name, folder in sets.items()}
     rebuilt = decode_moments(vae, encode_images(vae, real, progress=False)[0])
     figures = evaluate(real, {name: images for name, (images, _) in painted.items()} | {'reconstruction': rebuilt}, features, n=n if floor else None, seed=seed, infinite=None, **floor)
     figures['reconstruction'] |= reconstruction(vae, real)
     for name, folder in sets.items():
         how = read_json(Path(folder)/'sample.json')
         figures[name] |= {k: how[k] for k in ('num_inference_steps', 'guidance_scale', 'guidance_interval')}
-        if name != 'class': figures[name]['prompts'], figures[name]['adherence'] = folder.name.split('-')[-1], adherence_of(*painted[name], table, seed=seed)
+        if (painted[name][1].prompt != '').all(): figures[name] |= dict(prompts=short_name(how['prompts']), adherence=adherence_of(*painted[name], table, seed=seed))
     return figures
 
 def adherence_of(images, manifest, table, most:int=2000, seed:int=0) -> dict: # mean, chance, n
@@ -287,7 +287,7 @@ def quickstart(
     pipes = {name: build_pipeline(run) for name, run in runs.items()}
     sets = {split: sample_both(pipes, out/'samples', out, counts[split], seed, split, prompts, guidance_scale, progress) for split in splits}; note()
     stages('evaluate')
-    figures = {split: judge(sets[split], pipes, table, record['size'], split, counts[split], judge_network, seed) for split in splits}
+    figures = {split: judge(sets[split], pipes['class'].vae, table, record['size'], split, counts[split], judge_network, seed) for split in splits}
     for of in figures.values(): add_budgets(of, runs)
     stages('report')
     shown = shown_images(pipes, out, table, record['size'], splits[0], 4, seed, guidance_scale)
