@@ -24,7 +24,8 @@ setup(
     packages=find_packages(include=['vap_diffusion', 'vap_diffusion.*']) + ['vap_diffusion.assets', 'vap_diffusion.data'],
     package_dir={'vap_diffusion.assets': 'assets', 'vap_diffusion.data': 'data'},
     package_data={'vap_diffusion.assets': ['**/*'], 'vap_diffusion.data': ['**/*']},
-    exclude_package_data={'vap_diffusion.assets': ['*.png']},                # pictures of the pages, some under the terms of their training images
+    # pictures of the pages, some under the terms of their training images
+    exclude_package_data={'vap_diffusion.assets': ['*.png']},
     install_requires=listed('requirements'),
     extras_require=dict(course=course, dev=course + dev),
     entry_points=dict(console_scripts=listed('console_scripts')),

@@ -24,8 +24,10 @@ def train_step(batch=4, runs=3):
     from vap_diffusion.prototype import PrototypeUViT, vap_loss
     from vap_diffusion.uvit import UViT
     torch.manual_seed(0)
-    shape = dict(sample_size=32, in_channels=4, patch_size=2, embed_dim=512, depth=16, num_heads=8, text_dim=768, max_text_tokens=256, num_classes=7)
-    x, noise, t, c = torch.randn(batch, 4, 32, 32), torch.randn(batch, 4, 32, 32), torch.randint(0, 1000, (batch,)), torch.randint(0, 7, (batch,))
+    shape = dict(sample_size=32, in_channels=4, patch_size=2, embed_dim=512, depth=16, num_heads=8,
+                 text_dim=768, max_text_tokens=256, num_classes=7)
+    x, noise, t, c = (torch.randn(batch, 4, 32, 32), torch.randn(batch, 4, 32, 32),
+                      torch.randint(0, 1000, (batch,)), torch.randint(0, 7, (batch,)))
     lengths = torch.linspace(40, 100, batch).long()
     mask = torch.arange(256)[None] < lengths[:, None]
     text = torch.randn(batch, 256, 768)*mask[..., None]
@@ -40,8 +42,10 @@ def train_step(batch=4, runs=3):
     step = stepper(UViT(**shape), ours, False)
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counted: step()
     product, work = matmul()
-    found = alternate(runs, product=product, plain=stepper(PlainUViT(), plain, False), ours=step, ours_bf16=stepper(UViT(**shape), ours, True),
-                      ours_with_prototypes=stepper(PrototypeUViT(**shape), ours, False), ours_with_prototypes_bf16=stepper(PrototypeUViT(**shape), ours, True))
+    found = alternate(runs, product=product, plain=stepper(PlainUViT(), plain, False), ours=step,
+                      ours_bf16=stepper(UViT(**shape), ours, True),
+                      ours_with_prototypes=stepper(PrototypeUViT(**shape), ours, False),
+                      ours_with_prototypes_bf16=stepper(PrototypeUViT(**shape), ours, True))
     return found | dict(flop=counted.get_total_flops(), rate=work/found['product'])
 
 def sampling(study, n=32, runs=3):
@@ -52,14 +56,19 @@ def sampling(study, n=32, runs=3):
     pipe, ask = load_pipeline('course'), inspect.signature(VAPDiffusionPipeline.__call__).parameters
     def paint(r):
         pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_lu_lambdas='SNR' in r['spacing'])
-        pipe(['nevus', 'melanoma', 'keratosis', 'nevus']*(n//4), ['Oval brown lesion, a fifth of the image, soft border, smooth texture, centre; pink skin, normal light.']*n,
-                                         r['steps'], 2., guidance_interval=tuple(r['interval']), generator=[torch.Generator().manual_seed(i) for i in range(n)], output_type='uint8')
+        pipe(['nevus', 'melanoma', 'keratosis', 'nevus']*(n//4),
+             ['Oval brown lesion, a fifth of the image, soft border, smooth texture, centre; pink skin, normal light.']*n,
+             r['steps'], 2., guidance_interval=tuple(r['interval']),
+             generator=[torch.Generator().manual_seed(i) for i in range(n)], output_type='uint8')
     for model in ('five minutes', 'course'):                                                    # the last one is timed
         rows = [r for r in study['rows'] if r['model'] == model]
         reference = max(rows, key=lambda r: r['evaluations'])
-        default, = (r for r in rows if 'SNR' in r['spacing'] and (r['steps'], tuple(r['interval'])) == (ask['num_inference_steps'].default, ask['guidance_interval'].default))
-        if default['fid'] > reference['fid']*1.02 or default['recall'] < reference['recall'] - .03: sys.exit(f'results/sampling_study.json: the default is worse than 50 steps with two passes, model {model}')
-    took, keys = alternate(runs, reference=lambda: paint(reference), default=lambda: paint(default)), ('steps', 'spacing', 'interval', 'evaluations', 'fid', 'recall')
+        default, = (r for r in rows if 'SNR' in r['spacing'] and (r['steps'], tuple(r['interval']))
+                    == (ask['num_inference_steps'].default, ask['guidance_interval'].default))
+        if default['fid'] > reference['fid']*1.02 or default['recall'] < reference['recall'] - .03:
+            sys.exit(f'results/sampling_study.json: the default is worse than 50 steps with two passes, model {model}')
+    took, keys = (alternate(runs, reference=lambda: paint(reference), default=lambda: paint(default)),
+                  ('steps', 'spacing', 'interval', 'evaluations', 'fid', 'recall'))
     return dict(reference={k: reference[k] for k in keys}, default={k: default[k] for k in keys},
                 images_per_second={k: round(n/s, 2) for k, s in took.items()}, ratio=took['reference']/took['default'])
 
@@ -75,13 +84,20 @@ def compiled(n=32, runs=3):
     first, ours = painter(True), painter(False)
     start = time.perf_counter(); first(); seconds = time.perf_counter() - start
     took = alternate(runs, eager=ours, compiled=first)
-    return dict(ratio=took['eager']/took['compiled'], seconds_first=round(seconds, 1), images_per_second={k: round(n/s, 2) for k, s in took.items()})
+    return dict(ratio=took['eager']/took['compiled'], seconds_first=round(seconds, 1),
+                images_per_second={k: round(n/s, 2) for k, s in took.items()})
 
 def first_picture(runs=3):
     "`sample course --n 1` in a cold process, and importing what it needs of torch and diffusers in the same way, in turn."
     def whole():
-        with tempfile.TemporaryDirectory() as folder: subprocess.run([sys.executable, '-m', 'vap_diffusion.cli', 'sample', 'course', '--n', '1', '--out', f'{folder}/s'], check=True, capture_output=True)
-    def imports(): subprocess.run([sys.executable, '-c', 'import atexit, gc; gc.set_threshold(10_000); atexit.register(gc.freeze); import torch; from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler'], check=True, capture_output=True)
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, '-m', 'vap_diffusion.cli',
+                            'sample', 'course', '--n', '1', '--out', f'{folder}/s'], check=True, capture_output=True)
+    def imports():
+        subprocess.run([sys.executable, '-c',
+                        'import atexit, gc; gc.set_threshold(10_000); atexit.register(gc.freeze); import torch; '
+                        'from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler'],
+                       check=True, capture_output=True)
     return alternate(runs, whole=whole, imports=imports)
 
 def data_share(root):
@@ -95,7 +111,8 @@ def data_share(root):
 def quickstart_rows(row):
     "The same quickstart at an early commit and now, one after the other on one machine: same seed, same N."
     pair = json.loads((ROOT/'results'/'quickstart-pair.json').read_text())
-    ratio, said = lambda r: r['class+text']['fid']/r['class']['fid'], 'N = {n}, seed {seed} (results/quickstart-pair.json); target: commit {before[commit]}'.format(**pair)
+    ratio, said = (lambda r: r['class+text']['fid']/r['class']['fid'],
+                   'N = {n}, seed {seed} (results/quickstart-pair.json); target: commit {before[commit]}'.format(**pair))
     row(f'FID ratio of `quickstart`, {said}', ratio(pair['now']), round(ratio(pair['before']), 3), False)
     row('its minutes, the whole command', pair['now']['seconds']/60, round(pair['before']['seconds']/60, 1), False)
 
@@ -111,7 +128,9 @@ def main():
     def row(what, value, target=None, at_least=True, **more):
         met = None if target is None else bool(value >= target if at_least else value <= target)
         rows.append(dict(what=what, value=round(value, 3), target=target, at_least=at_least, met=met, **more))
-        print(f"{what}: {value:.3g}" + ('' if target is None else f" ({'at least' if at_least else 'at most'} {target:g}: {'met' if met else 'MISSED'})"), flush=True)
+        print(f"{what}: {value:.3g}"
+              + ('' if target is None else
+                 f" ({'at least' if at_least else 'at most'} {target:g}: {'met' if met else 'MISSED'})"), flush=True)
     if a.quickstart:
         found = json.loads(a.out.read_text()); quickstart_rows(row)
         kept = [r for r in found['rows'] if 'quickstart' not in r['what'] and not r['what'].startswith('its minutes')]
@@ -124,12 +143,19 @@ def main():
     row('the same two with prototypes: float32', s['plain']/s['ours_with_prototypes'])
     row('with prototypes: bfloat16', s['plain']/s['ours_with_prototypes_bf16'])
     row('share of the matmul rate in the train step', s['flop']/s['ours']/s['rate'], .6, matmul_gflops=round(s['rate']/1e9, 1))
-    found = sampling(json.loads((ROOT/'results'/'sampling_study.json').read_text()), runs=a.runs); row('images/s in sampling at equal FID: ours / 50 steps with two passes', found.pop('ratio'), 4, **found)
-    try: found = compiled(runs=a.runs); row('images/s in sampling: compiled blocks / not compiled, which is the default', found.pop('ratio'), **found)
-    except Exception as e: print(f'torch.compile does not work here ({type(e).__name__}): a C++ compiler and the headers of Python are needed')
-    with tempfile.TemporaryDirectory() as root: row('share of a training step that waits for data', data_share(root), .02, False)
+    found = sampling(json.loads((ROOT/'results'/'sampling_study.json').read_text()), runs=a.runs)
+    row('images/s in sampling at equal FID: ours / 50 steps with two passes', found.pop('ratio'), 4, **found)
+    try:
+        found = compiled(runs=a.runs)
+        row('images/s in sampling: compiled blocks / not compiled, which is the default', found.pop('ratio'), **found)
+    except Exception as e:
+        print(f'torch.compile does not work here ({type(e).__name__}): '
+              'a C++ compiler and the headers of Python are needed')
+    with tempfile.TemporaryDirectory() as root:
+        row('share of a training step that waits for data', data_share(root), .02, False)
     memory = json.loads((ROOT/'results'/'metrics_memory.json').read_text())
-    row('working memory of precision and recall beside the features, 20k x 20k x 2048: ours / dense (results/metrics_memory.json)', memory['share']['dense']['working'], .1, False)
+    row('working memory of precision and recall beside the features, 20k x 20k x 2048: ours / dense '
+        '(results/metrics_memory.json)', memory['share']['dense']['working'], .1, False)
     row('the same with the features, which both hold: ours / dense', memory['share']['dense']['with_features'])
     row('the same with the features: ours / dense in float64, as exact', memory['share']['dense64']['with_features'], .1, False)
     quickstart_rows(row)

@@ -55,14 +55,16 @@ def work(name, n, width):
     Path('/proc/self/clear_refs').write_text('5')                       # the peak starts here
     before, start = resident('VmRSS'), time.time()
     precision, recall = globals()[name](real, fake)
-    print(json.dumps(dict(libraries=empty//MB, features=(before - empty)//MB, peak=resident('VmHWM')//MB, working=(resident('VmHWM') - before)//MB,
-                          seconds=round(time.time() - start, 1), precision=float(precision), recall=float(recall))))
+    print(json.dumps(dict(libraries=empty//MB, features=(before - empty)//MB, peak=resident('VmHWM')//MB,
+                          working=(resident('VmHWM') - before)//MB, seconds=round(time.time() - start, 1),
+                          precision=float(precision), recall=float(recall))))
 
 def memory(n:int=20_000, width:int=2048, names=('ours', 'dense', 'dense64', 'fidelity')) -> dict[str, dict]:
     "Name -> MB before (libraries, features), peak, working (peak above both), seconds and the two figures."
     found = {}
     for name in names:
-        done = subprocess.run([sys.executable, __file__, '--one', name, '--n', str(n), '--width', str(width)], capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run([sys.executable, __file__, '--one', name, '--n', str(n), '--width', str(width)],
+                              capture_output=True, text=True, cwd=ROOT)
         if done.returncode == 0: found[name] = json.loads(done.stdout.splitlines()[-1])
         elif 'torch_fidelity' in done.stderr: print('torch-fidelity is not installed: not measured')
         else: sys.exit(done.stderr)
@@ -79,12 +81,17 @@ def main():
     if a.one: return work(a.one, a.n, a.width)
     found = memory(a.n, a.width, a.names.split(','))
     for name, f in found.items(): print(f'{name:9}', f)
-    share = {name: dict(working=found['ours']['working']/f['working'], with_features=(found['ours']['peak'] - found['ours']['libraries'])/(f['peak'] - f['libraries']))
+    share = {name: dict(working=found['ours']['working']/f['working'],
+                        with_features=(found['ours']['peak'] - found['ours']['libraries'])/(f['peak'] - f['libraries']))
              for name, f in found.items() if name != 'ours'}
-    for name, s in share.items(): print(f"ours / {name}: working memory {s['working']:.3f}, with the features {s['with_features']:.3f}")
+    for name, s in share.items():
+        print(f"ours / {name}: working memory {s['working']:.3f}, with the features {s['with_features']:.3f}")
     import torch
-    a.out.write_text(json.dumps(dict(n=a.n, width=a.width, k=3, unit='MB', device=f'{platform.machine()} CPU, 1 thread', torch=torch.__version__,
-                                     command=f'python tests/bench_metrics.py --n {a.n} --width {a.width}', **found, share=share), indent=1) + '\n')
-    if any(s['working'] > 0.1 for s in share.values()): sys.exit('more than a tenth of the working memory of a dense implementation')
+    a.out.write_text(json.dumps(dict(n=a.n, width=a.width, k=3, unit='MB', device=f'{platform.machine()} CPU, 1 thread',
+                                     torch=torch.__version__,
+                                     command=f'python tests/bench_metrics.py --n {a.n} --width {a.width}',
+                                     **found, share=share), indent=1) + '\n')
+    if any(s['working'] > 0.1 for s in share.values()):
+        sys.exit('more than a tenth of the working memory of a dense implementation')
 
 if __name__ == '__main__': main()

@@ -22,7 +22,8 @@ def chapters(names):
 SLIDERS = """
 import ipywidgets
 from IPython.utils.capture import capture_output
-def interact(f=None, **controls): # once, with what the sliders stand at: an error in f is seen, and no widget waits for a page that is not there
+def interact(f=None, **controls): \
+# once, with what the sliders stand at: an error in f is seen, and no widget waits for a page that is not there
     if f is None: return lambda f: interact(f, **controls)
     stand = {c._kwarg: c.value for c in ipywidgets.interactive(f, **controls).children if hasattr(c, '_kwarg')}
     with capture_output(): f(**stand)
@@ -46,7 +47,8 @@ def clean(nb):
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in ('tags', 'jupyter')}
         if cell.cell_type != 'code': continue
         cell.execution_count = None
-        cell.outputs = [o for o in cell.outputs if not (o.output_type == 'stream' and o.name == 'stderr') and not WIDGET.match(o.get('data', {}).get('text/plain', ''))]
+        cell.outputs = [o for o in cell.outputs if not (o.output_type == 'stream' and o.name == 'stderr')
+                        and not WIDGET.match(o.get('data', {}).get('text/plain', ''))]
         for o in cell.outputs:
             if 'execution_count' in o: o['execution_count'] = None
             for k, v in o.get('data', {}).items():

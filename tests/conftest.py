@@ -10,9 +10,12 @@ else: os.environ.setdefault('OMP_NUM_THREADS', '2')
 sys.path.insert(0, str(TESTS))
 
 def pytest_collection_modifyitems(config, items):
-    "For `make test`, which has two workers: a file stays with one of them (its fixtures are made once), each chapter is a piece of its own, and the longest come first."
+    """For `make test`, which has two workers: a file stays with one of them (its fixtures are made once),
+    each chapter is a piece of its own, and the longest come first."""
     seconds = json.loads((TESTS.parent/'results'/'chapters.json').read_text())
-    def piece(item): return getattr(item, 'callspec', None) and item.callspec.id if item.originalname == 'test_chapter_runs_top_to_bottom' else item.path.stem
+    def piece(item):
+        return (getattr(item, 'callspec', None) and item.callspec.id
+                if item.originalname == 'test_chapter_runs_top_to_bottom' else item.path.stem)
     if config.pluginmanager.hasplugin('xdist'):
         for item in items: item.add_marker(pytest.mark.xdist_group(piece(item)))
     items.sort(key=lambda item: -seconds.get(piece(item), 90))   # a file of tests takes about 90 s; the sort keeps the order within it

@@ -1,9 +1,11 @@
-"""What does a wrong word cost? Train the generator on descriptions with planted errors, on verified ones, and on those of a describer, each for the same number of steps.
+"""What does a wrong word cost? Train the generator on descriptions with planted errors, on verified ones, and on those
+of a describer, each for the same number of steps.
 
     python tests/hallucination_cost.py --out runs/cost                    # planted errors, verified banks, the measuring describer
     python tests/hallucination_cost.py --out runs/cost --mllm hf:FOLDER   # its three variants of VAPS, as they are and verified
 
-All on dermoscopy phantoms, whose truth is known. Stopped and called again it goes on; every finished arm is in results/hallucination_cost.json (or --results).
+All on dermoscopy phantoms, whose truth is known. Stopped and called again it goes on; every finished arm is in
+results/hallucination_cost.json (or --results).
 """
 import argparse, json, re, shutil, sys, time
 from pathlib import Path
@@ -51,7 +53,8 @@ def write_words(folder, base, table, words, name):
     "A working folder that has the images of `base` and these words."
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder/'table.parquet').exists(): shutil.copy(base/'table.parquet', folder)
-    lines = [json.dumps(dict(file_name=f, label=l, t1='', t2='', t_mix=w, model=name, prompt_version='planted')) + '\n' for f, l, w in zip(table.file_name, table.label, words)]
+    lines = [json.dumps(dict(file_name=f, label=l, t1='', t2='', t_mix=w, model=name, prompt_version='planted')) + '\n'
+             for f, l, w in zip(table.file_name, table.label, words)]
     (folder/'descriptions.jsonl').write_text(''.join(lines))
 
 def read_back(images, wanted, rng):
@@ -68,29 +71,37 @@ def run_arm(a, base, table, truth, name, words, own):
     record = encode(folder, seed=0)
     run = train(folder, text=text, steps=a.steps, preset='cpu', seed=a.seed, save_every=60, progress=False)
     pipe, n = build_pipeline(run), min(a.n, int((table.split == 'test').sum()))
-    test, rest = table[table.split == 'test'].sample(n, random_state=0), table[table.split == 'train'].sample(n, random_state=0)
+    test, rest = (table[table.split == 'test'].sample(n, random_state=0),
+                  table[table.split == 'train'].sample(n, random_state=0))
     real, floor = (load_images(t, table.attrs['root'], record['size'], progress=False) for t in (test, rest))
     found, rng = {}, np.random.default_rng(0)
     for prompts, like in (('bank', folder), ('own', own)):
         sample(pipe, folder/f'samples-{prompts}', n, like=like, split='test', prompts=prompts, seed=a.seed, progress=False)
         images, manifest = load_samples(folder/f'samples-{prompts}')
         scores = evaluate(real, images, n=n, floor_real=floor, seed=0)
-        found[prompts] = {k: scores[k] for k in ('fid', 'fid_floor', 'kid', 'kid_floor', 'precision', 'recall', 'recall_floor', 'n', 'features')}
-        if text: found[prompts]['adherence'] = read_back(images, [{k: v[0] for k, v in read_claims(p, MODALITY).items()} for p in manifest.prompt], rng)
+        found[prompts] = {k: scores[k] for k in ('fid', 'fid_floor', 'kid', 'kid_floor', 'precision', 'recall',
+                                                 'recall_floor', 'n', 'features')}
+        if text:
+            found[prompts]['adherence'] = read_back(
+                images, [{k: v[0] for k, v in read_claims(p, MODALITY).items()} for p in manifest.prompt], rng)
     report = faithfulness_report([read_claims(w, MODALITY) for w in words], truth, MODALITY) if text else None
     words_are = {} if report is None else {r.measure: r.rate for r in report[report.attribute == 'all'].itertuples()}
     made = json.loads((run/'train.json').read_text())
     for part in ('samples-bank', 'samples-own', 'features'): shutil.rmtree(folder/part)                # a gigabyte less; the model stays
-    return dict(arm=name, seed=a.seed, words=words_are, example=words[0] if text else '', **found, steps=made['steps'], train_seconds=made['seconds'], seconds=round(time.time() - began, 1))
+    return dict(arm=name, seed=a.seed, words=words_are, example=words[0] if text else '', **found,
+                steps=made['steps'], train_seconds=made['seconds'], seconds=round(time.time() - began, 1))
 
 def arms(a, table, truth, base):
     "Name and words of each arm, in the order in which they are trained. Words are made when their turn comes."
     files = [Path(table.attrs['root'])/f for f in table.file_name]
-    evidence = lambda: cached(base/f'evidence-{MeasuringDescriber.name}.json', lambda: [MeasuringDescriber().measure(load_image(f), MODALITY) for f in tqdm(files, desc='measuring', mininterval=10)])
+    evidence = lambda: cached(base/f'evidence-{MeasuringDescriber.name}.json',
+                              lambda: [MeasuringDescriber().measure(load_image(f), MODALITY)
+                                       for f in tqdm(files, desc='measuring', mininterval=10)])
     checked = lambda words, mode: [verify(w, e, MODALITY, mode) or w for w, e in zip(words, evidence())]
     name = a.mllm or 'measure'
     mllm = make_mllm(name)
-    safe = re.sub(r'\W+', '-', mllm.name)                                                            # with its number: another describer has other words
+    # with its number: another describer has other words
+    safe = re.sub(r'\W+', '-', mllm.name)
     said = lambda steps, n=None: say_all(mllm, files, steps, base/f'{safe}-{"".join(map(str, steps))}.jsonl', n)
     if not a.mllm:
         for rate in RATES: yield f'planted {rate:.0%}', lambda rate=rate: planted(truth, rate, a.seed)
@@ -120,23 +131,32 @@ def main():
     write_words(base/'true', base, table, [say(MODALITY, spoken(MODALITY, t)) for t in truth], 'truth')
     write_words(base/'true-t1', base, table, first_impression(truth), 'truth')
     facts = dict(modality=MODALITY, images=a.images, train=int((table.split == 'train').sum()), steps=a.steps, batch=16, n=a.n)
-    results = json.loads(a.results.read_text()) if a.results.exists() else facts | dict(command='python tests/hallucination_cost.py', describer_name=MeasuringDescriber.name, arms=[])
-    if odd := [k for k in facts if results[k] != facts[k]]: sys.exit(f'{a.results} holds results with another {odd[0]} ({results[odd[0]]}, not {facts[odd[0]]}): give --results another name')
-    if (there := results.get('describer_name', 'measure-1')) != MeasuringDescriber.name: sys.exit(f'{a.results} holds results with describer {there}, not {MeasuringDescriber.name}: give --results another name')
+    results = (json.loads(a.results.read_text()) if a.results.exists() else
+               facts | dict(command='python tests/hallucination_cost.py', describer_name=MeasuringDescriber.name, arms=[]))
+    if odd := [k for k in facts if results[k] != facts[k]]:
+        sys.exit(f'{a.results} holds results with another {odd[0]} '
+                 f'({results[odd[0]]}, not {facts[odd[0]]}): give --results another name')
+    if (there := results.get('describer_name', 'measure-1')) != MeasuringDescriber.name:
+        sys.exit(f'{a.results} holds results with describer {there}, not {MeasuringDescriber.name}: '
+                 'give --results another name')
     for name, words in arms(a, table, truth, base):
         if a.only not in name or any((r['arm'], r['seed']) == (name, a.seed) for r in results['arms']): continue
         print(time.strftime('%H:%M'), name, flush=True)
-        results['arms'].append(run_arm(a, base, table, truth, name, words(), base/('true-t1' if name == 'measure t1' else 'true')))
+        results['arms'].append(run_arm(a, base, table, truth, name, words(),
+                                       base/('true-t1' if name == 'measure t1' else 'true')))
         results |= dict(seconds=round(sum(r['seconds'] for r in results['arms'])), **machine())
         write_json(a.results, results)
         bank, own = (results['arms'][-1][k] for k in ('bank', 'own'))
-        print(f"  FID {bank['fid']:.1f} (own prompts {own['fid']:.1f}), recall {bank['recall']:.2f}, adherence {own.get('adherence', {}).get('mean', float('nan')):.3f}, {results['arms'][-1]['seconds']:.0f} s", flush=True)
+        print(f"  FID {bank['fid']:.1f} (own prompts {own['fid']:.1f}), recall {bank['recall']:.2f}, "
+              f"adherence {own.get('adherence', {}).get('mean', float('nan')):.3f}, "
+              f"{results['arms'][-1]['seconds']:.0f} s", flush=True)
     if not a.mllm and 'describer' not in results:
         test = table[table.split == 'test']
         rows, rng = test.sample(min(a.n, len(test)), random_state=0), np.random.default_rng(0)
         images = load_images(rows, table.attrs['root'], 64, progress=False)
         results['describer'] = read_back(images, rows[list(ATTRIBUTES[MODALITY])].to_dict('records'), rng)
-        results['same_t_mix'] = (base/f'{MeasuringDescriber.name}-13.jsonl').read_text() == ''.join(l + '\n' for l in (base/f'{MeasuringDescriber.name}-123.jsonl').read_text().splitlines()[:200])
+        results['same_t_mix'] = (base/f'{MeasuringDescriber.name}-13.jsonl').read_text() == ''.join(
+            l + '\n' for l in (base/f'{MeasuringDescriber.name}-123.jsonl').read_text().splitlines()[:200])
         write_json(a.results, results)
 
 if __name__ == '__main__': main()

@@ -16,10 +16,14 @@ def tiny_pipeline():
     from vap_diffusion.text import load_text_encoder
     from vap_diffusion.uvit import UViT
     torch.manual_seed(0)
-    vae = AutoencoderKL(block_out_channels=(8, 8, 8, 8), down_block_types=('DownEncoderBlock2D',)*4, up_block_types=('UpDecoderBlock2D',)*4, norm_num_groups=4, sample_size=16).eval()
+    vae = AutoencoderKL(block_out_channels=(8, 8, 8, 8), down_block_types=('DownEncoderBlock2D',)*4,
+                        up_block_types=('UpDecoderBlock2D',)*4, norm_num_groups=4, sample_size=16).eval()
     vae.register_to_config(latents_mean=[0.]*4, latents_std=[1.]*4)
-    pipe = VAPDiffusionPipeline(vae, UViT(sample_size=2, embed_dim=32, depth=2, num_heads=2, num_classes=2).eval(), load_text_encoder('course'), DPMSolverMultistepScheduler(), ['nevus', 'melanoma'], name='tiny')
-    pipe.prompt_bank = PromptBank({'nevus': ['round brown lesion', 'small pink lesion'], 'melanoma': ['large black lesion', 'irregular dark lesion']})
+    pipe = VAPDiffusionPipeline(vae, UViT(sample_size=2, embed_dim=32, depth=2, num_heads=2, num_classes=2).eval(),
+                                load_text_encoder('course'), DPMSolverMultistepScheduler(), ['nevus', 'melanoma'],
+                                name='tiny')
+    pipe.prompt_bank = PromptBank({'nevus': ['round brown lesion', 'small pink lesion'],
+                                   'melanoma': ['large black lesion', 'irregular dark lesion']})
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -29,9 +33,12 @@ def paint(out, n):
     pipe = tiny_pipeline(); sample(pipe, f'{out}-warm', 128, num_inference_steps=1, guidance_scale=1, progress=False)
     before = resident('VmRSS'); Path('/proc/self/clear_refs').write_text('5')                    # the peak starts here
     start = time.time(); sample(pipe, out, n, num_inference_steps=1, guidance_scale=1, progress=False)
-    return dict(images=n, before_mb=round(before/2**20), peak_mb=round(resident('VmHWM')/2**20), images_per_second=round(n/(time.time() - start)))
+    return dict(images=n, before_mb=round(before/2**20), peak_mb=round(resident('VmHWM')/2**20),
+                images_per_second=round(n/(time.time() - start)))
 
-def digest(folder): return hashlib.sha256(b''.join(p.name.encode() + p.read_bytes() for p in sorted(folder.glob('images/*.png')))).hexdigest()
+def digest(folder):
+    return hashlib.sha256(b''.join(p.name.encode() + p.read_bytes()
+                                   for p in sorted(folder.glob('images/*.png')))).hexdigest()
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,15 +54,18 @@ def main():
         root = Path(root)
         job = lambda name, n: [sys.executable, '-W', 'ignore', __file__, '--paint', str(root/name), str(n)]
         for name, n in ('few', 1000), ('many', a.many):
-            memory.append(json.loads(subprocess.run(job(name, n), check=True, capture_output=True, text=True).stdout)); print(memory[-1], flush=True)
+            memory.append(json.loads(subprocess.run(job(name, n), check=True, capture_output=True, text=True).stdout))
+            print(memory[-1], flush=True)
         kills, rng = 5, random.Random(0)
         for _ in range(kills):
-            process, had = subprocess.Popen(job('killed', 1000), stdout=subprocess.DEVNULL), len(list(root.glob('killed/images/*.png')))
+            had = len(list(root.glob('killed/images/*.png')))
+            process = subprocess.Popen(job('killed', 1000), stdout=subprocess.DEVNULL)
             while len(list(root.glob('killed/images/*.png'))) < had + rng.randint(20, 180): time.sleep(.002)
             process.send_signal(signal.SIGKILL); process.wait()
         subprocess.run(job('killed', 1000), check=True, capture_output=True)
         same = digest(root/'few') == digest(root/'killed')
-    write_json(a.out, dict(memory=memory, kills=kills, same_images=same, command='python tests/many_samples.py', seconds=round(time.time() - start), **machine()))
+    write_json(a.out, dict(memory=memory, kills=kills, same_images=same, command='python tests/many_samples.py',
+                           seconds=round(time.time() - start), **machine()))
     print(f'{kills} kills: {"the same images" if same else "OTHER IMAGES"}')
     if not same: sys.exit(1)
 

@@ -8,25 +8,34 @@ import torch
 def shapes(side, channels, patch, width, pairs, words, word_width, classes, ratio=4):
     "Names and shapes of the file. `classes` counts the empty one; `pairs` is the number of blocks before the middle, and after it."
     n, k = (side//patch)**2, 2*(side//patch)**2
-    table = {'pos_embed': (1, 1 + words + n, width), 'patch_embed.proj.weight': (width, channels, patch, patch), 'patch_embed.proj.bias': (width,),
+    table = {'pos_embed': (1, 1 + words + n, width),
+             'patch_embed.proj.weight': (width, channels, patch, patch), 'patch_embed.proj.bias': (width,),
              'context_embed.weight': (width, word_width), 'context_embed.bias': (width,), 'prototype.weight': (classes, k*width),
-             'norm.weight': (width,), 'norm.bias': (width,), 'decoder_pred.weight': (patch*patch*channels, width), 'decoder_pred.bias': (patch*patch*channels,),
+             'norm.weight': (width,), 'norm.bias': (width,),
+             'decoder_pred.weight': (patch*patch*channels, width), 'decoder_pred.bias': (patch*patch*channels,),
              'final_layer.weight': (channels, channels, 3, 3), 'final_layer.bias': (channels,)}
     for letter in 'qkv': table |= {f'{letter}.weight': (width, width), f'{letter}.bias': (width,)}
-    def mlp(at): return {f'{at}.mlp.fc1.weight': (ratio*width, width), f'{at}.mlp.fc1.bias': (ratio*width,), f'{at}.mlp.fc2.weight': (width, ratio*width), f'{at}.mlp.fc2.bias': (width,)}
+    def mlp(at):
+        return {f'{at}.mlp.fc1.weight': (ratio*width, width), f'{at}.mlp.fc1.bias': (ratio*width,),
+                f'{at}.mlp.fc2.weight': (width, ratio*width), f'{at}.mlp.fc2.bias': (width,)}
     def norm(at): return {f'{at}.weight': (width,), f'{at}.bias': (width,)}
     for at in [f'in_blocks.{i}' for i in range(pairs)] + ['mid_block'] + [f'out_blocks.{i}' for i in range(pairs)]:
-        table |= norm(f'{at}.norm1') | norm(f'{at}.norm2') | mlp(at) | {f'{at}.attn.qkv.weight': (3*width, width), f'{at}.attn.proj.weight': (width, width), f'{at}.attn.proj.bias': (width,)}
+        table |= norm(f'{at}.norm1') | norm(f'{at}.norm2') | mlp(at) | {
+            f'{at}.attn.qkv.weight': (3*width, width), f'{at}.attn.proj.weight': (width, width),
+            f'{at}.attn.proj.bias': (width,)}
         if at.startswith('out'): table |= {f'{at}.skip_linear.weight': (width, 2*width), f'{at}.skip_linear.bias': (width,)}
-    table |= norm('Q_former.norm1') | norm('Q_former.norm2') | norm('Q_former.normp') | mlp('Q_former') | {'Q_former.attn.proj.weight': (width, width), 'Q_former.attn.proj.bias': (width,)}
+    table |= norm('Q_former.norm1') | norm('Q_former.norm2') | norm('Q_former.normp') | mlp('Q_former') | {
+        'Q_former.attn.proj.weight': (width, width), 'Q_former.attn.proj.bias': (width,)}
     for name in ('attn.ql', 'attn.kl', 'attn.vl', 'z1', 'z2'): table[f'Q_former.{name}.weight'] = (width, width)
     return table
 
 def random_state(seed=0, **sizes):
     "A file full of random numbers, large enough that every part matters."
     g = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=g)*(1. if 'prototype' in name else 0.3) + (1. if name.split('.')[-2].startswith('norm') and name.endswith('weight') else 0.) if '.' in name
-            else torch.randn(shape, generator=g) for name, shape in shapes(**sizes).items()}
+    return {name: torch.randn(shape, generator=g)*(1. if 'prototype' in name else 0.3)
+                  + (1. if name.split('.')[-2].startswith('norm') and name.endswith('weight') else 0.) if '.' in name
+                  else torch.randn(shape, generator=g)
+            for name, shape in shapes(**sizes).items()}
 
 def run(state, image, time, label, words, heads):
     "One image: C H W, a number, a class, words x width -> predicted noise C H W, loss."
@@ -60,7 +69,8 @@ def run(state, image, time, label, words, heads):
     rows += list(affine(words, 'context_embed'))
     for i in range(side):
         for j in range(side):
-            rows.append((W['patch_embed.proj.weight']*image[:, i*p:(i + 1)*p, j*p:(j + 1)*p]).sum((1, 2, 3)) + W['patch_embed.proj.bias'])
+            rows.append((W['patch_embed.proj.weight']*image[:, i*p:(i + 1)*p, j*p:(j + 1)*p]).sum((1, 2, 3))
+                        + W['patch_embed.proj.bias'])
     x = torch.stack(rows) + W['pos_embed'][0]
     kept = []
     pairs = len({n.split('.')[1] for n in W if n.startswith('in_blocks')})
@@ -82,5 +92,7 @@ def run(state, image, time, label, words, heads):
             for z in range(p): canvas[:, n//side*p + y, n % side*p + z] = row[(y*p + z)*channels:(y*p + z + 1)*channels]
     padded, out = torch.nn.functional.pad(canvas, (1, 1, 1, 1)), torch.zeros_like(canvas)
     for dy in range(3):
-        for dx in range(3): out += torch.einsum('oc,cyx->oyx', W['final_layer.weight'][:, :, dy, dx], padded[:, dy:dy + side*p, dx:dx + side*p])
+        for dx in range(3):
+            out += torch.einsum('oc,cyx->oyx', W['final_layer.weight'][:, :, dy, dx],
+                                padded[:, dy:dy + side*p, dx:dx + side*p])
     return out + W['final_layer.bias'][:, None, None], loss

@@ -1,14 +1,18 @@
 """Quality against network evaluations: `python tests/sampling_study.py` writes results/sampling_study.json (chapter 12 draws it).
 
-The course model paints held-out dermoscopy phantoms from their own descriptions, for several numbers of steps, spacings of them and
-guidance intervals; each set is judged as in chapter 13. So does a model of `make quickstart`, five minutes old: the course model is at
-the floor whatever the setting, and what is at the floor cannot be told apart. Goes on where it stopped. An evaluation is one pass of one image through the network."""
+The course model paints held-out dermoscopy phantoms from their own descriptions, for several numbers of steps, spacings
+of them and guidance intervals; each set is judged as in chapter 13. So does a model of `make quickstart`, five minutes
+old: the course model is at the floor whatever the setting, and what is at the floor cannot be told apart. Goes on where
+it stopped. An evaluation is one pass of one image through the network."""
 import argparse, time
 from pathlib import Path
 
 PLAIN, SNR = 'evenly in t', 'evenly in log SNR'
-SETTINGS = [(50, (0., 1.), PLAIN), (20, (0., 1.), PLAIN), (20, (0., 1.), SNR), (16, (0., .6), SNR), (12, (0., 1.), SNR), (12, (0., .6), SNR), (12, (.2, .8), SNR), (12, (.4, 1.), SNR), (10, (0., 1.), SNR),
-            (10, (0., .6), SNR), (10, (.1, 1.), SNR), (10, (.2, 1.), SNR), (8, (0., 1.), SNR), (8, (.1, 1.), SNR), (8, (0., .6), SNR), (6, (0., 1.), SNR), (6, (0., .6), SNR)]   # steps, guided where t / T lies here, spacing of the steps
+# steps, guided where t / T lies here, spacing of the steps
+SETTINGS = [(50, (0., 1.), PLAIN), (20, (0., 1.), PLAIN), (20, (0., 1.), SNR), (16, (0., .6), SNR), (12, (0., 1.), SNR),
+            (12, (0., .6), SNR), (12, (.2, .8), SNR), (12, (.4, 1.), SNR), (10, (0., 1.), SNR), (10, (0., .6), SNR),
+            (10, (.1, 1.), SNR), (10, (.2, 1.), SNR), (8, (0., 1.), SNR), (8, (.1, 1.), SNR), (8, (0., .6), SNR),
+            (6, (0., 1.), SNR), (6, (0., .6), SNR)]
 
 def evaluations(pipe, steps, interval):
     "Network evaluations for one image."
@@ -44,11 +48,16 @@ def main():
         for steps, interval, spacing in SETTINGS:
             out = w/model.replace(' ', '-')/f'{steps}-{interval[0]:g}-{interval[1]:g}-{spacing.replace(" ", "-")}'
             pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_lu_lambdas=spacing == SNR)
-            sample(pipe, out, a.n, prompts='own', like=w, split='train', seed=a.seed, num_inference_steps=steps, guidance_scale=a.guidance, guidance_interval=interval)
+            sample(pipe, out, a.n, prompts='own', like=w, split='train', seed=a.seed, num_inference_steps=steps,
+                   guidance_scale=a.guidance, guidance_interval=interval)
             images, manifest = load_samples(out)
             found = evaluate(real, images, n=a.n, seed=a.seed, floor_real=floor)
-            rows.append(dict(model=model, steps=steps, interval=interval, spacing=spacing, evaluations=evaluations(pipe, steps, interval), **{k: found[k] for k in ('fid', 'kid', 'precision', 'recall', 'fid_floor', 'recall_floor')}, adherence=adherence_of(images, manifest, table)['mean']))
+            rows.append(dict(model=model, steps=steps, interval=interval, spacing=spacing,
+                             evaluations=evaluations(pipe, steps, interval),
+                             **{k: found[k] for k in ('fid', 'kid', 'precision', 'recall', 'fid_floor', 'recall_floor')},
+                             adherence=adherence_of(images, manifest, table)['mean']))
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
-    write_json(a.out, dict(rows=rows, n=a.n, guidance=a.guidance, seed=a.seed, features=found['features'], command='python tests/sampling_study.py', seconds=round(time.time() - start), **machine()))
+    write_json(a.out, dict(rows=rows, n=a.n, guidance=a.guidance, seed=a.seed, features=found['features'],
+                           command='python tests/sampling_study.py', seconds=round(time.time() - start), **machine()))
 
 if __name__ == '__main__': main()

@@ -19,7 +19,8 @@ def test_make_assets_gives_the_command_of_each_card(name):
 def test_make_assets_trains_although_the_weights_are_there():
     "`metrics` judges a network that is there, and the course model goes on in its working folder: both are removed first."
     for gone, user in (('assets/features', 'vap_diffusion.metrics'), ('runs/course', 'vap_diffusion.pipeline')):
-        assert min(i for i, l in enumerate(RECIPE) if l.startswith('rm -rf') and gone in l.split()) < min(i for i, l in enumerate(RECIPE) if user in l)
+        assert (min(i for i, l in enumerate(RECIPE) if l.startswith('rm -rf') and gone in l.split())
+                < min(i for i, l in enumerate(RECIPE) if user in l))
 
 def test_make_assets_says_how_long():
     hours = sum(int(re.search(r'\bseconds(?:\*\*)?: (\d+)', card)[1]) for card in CARDS.values())/3600

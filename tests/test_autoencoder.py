@@ -7,7 +7,8 @@ from vap_diffusion.autoencoder import (course_config, decode_latents, encode_ima
                                        measure_scaling, reconstruction, settle_latents, train_autoencoder)
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8)
-TINY = dict(block_out_channels=(8, 8), down_block_types=('DownEncoderBlock2D',)*2, up_block_types=('UpDecoderBlock2D',)*2, norm_num_groups=4, latent_channels=3)
+TINY = dict(block_out_channels=(8, 8), down_block_types=('DownEncoderBlock2D',)*2, up_block_types=('UpDecoderBlock2D',)*2,
+            norm_num_groups=4, latent_channels=3)
 QUIET = dict(batch_size=2, progress=False)
 
 def tiny(**kw):
@@ -74,7 +75,8 @@ def test_a_minute_budget_ends():
     train_autoencoder(IMAGES, minutes=0.02, vae=tiny(), log=log, **QUIET)
     assert log[-1]['seconds'] < 30
 
-@pytest.mark.parametrize('kw, word', [(dict(), 'either'), (dict(minutes=1, steps=1), 'either'), (dict(steps=0), 'more than 0'), (dict(minutes=-1), 'more than 0')])
+@pytest.mark.parametrize('kw, word', [(dict(), 'either'), (dict(minutes=1, steps=1), 'either'),
+                                      (dict(steps=0), 'more than 0'), (dict(minutes=-1), 'more than 0')])
 def test_a_budget_is_needed(kw, word):
     with pytest.raises(ValueError, match=word): train_autoencoder(IMAGES, vae=tiny(), progress=False, **kw)
 
@@ -106,7 +108,8 @@ def test_batches_do_not_matter():
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_broken_moments_have_no_scaling(value):
-    with pytest.raises(ValueError, match='variance'): measure_scaling(torch.full((2, 1, 2, 2), value), torch.zeros(2, 1, 2, 2))
+    with pytest.raises(ValueError, match='variance'):
+        measure_scaling(torch.full((2, 1, 2, 2), value), torch.zeros(2, 1, 2, 2))
 
 # --- loading ----------------------------------------------------------------------------------------------------------
 
@@ -115,7 +118,8 @@ def test_layouts_on_disk(tmp_path):
     tiny(scaling_factor=0.3).save_pretrained(tmp_path/'pipeline'/'vae')
     tiny(scaling_factor=0.3).half().save_pretrained(tmp_path/'half')
     loaded = [load_autoencoder(tmp_path/name) for name in ('alone', 'pipeline', 'half')]
-    assert len({fingerprint(v) for v in loaded}) == 1 and all(v.config.scaling_factor == 0.3 and v.dtype == torch.float32 for v in loaded)
+    assert (len({fingerprint(v) for v in loaded}) == 1
+            and all(v.config.scaling_factor == 0.3 and v.dtype == torch.float32 for v in loaded))
 
 def test_the_course_weights():
     vae = load_autoencoder('course')
@@ -132,17 +136,24 @@ def test_names_that_lead_nowhere(tmp_path):
     (tmp_path/'empty').mkdir(); refused(tmp_path/'empty', FileNotFoundError, 'config.json')
 
 def test_damaged_folders(tmp_path):
-    def folder(name): tiny().save_pretrained(tmp_path/name); return tmp_path/name, tmp_path/name/'diffusion_pytorch_model.safetensors'
+    def folder(name):
+        tiny().save_pretrained(tmp_path/name)
+        return tmp_path/name, tmp_path/name/'diffusion_pytorch_model.safetensors'
     path, weights = folder('none'); weights.unlink(); refused(path, FileNotFoundError, 'safetensors')
-    path, weights = folder('pickle'); torch.save(tiny().state_dict(), path/'diffusion_pytorch_model.bin'); weights.unlink(); refused(path, FileNotFoundError, 'safetensors')
-    path, weights = folder('torn'); weights.write_bytes(weights.read_bytes()[:1000]); refused(path, (ValueError, FileNotFoundError), 'torn')
+    path, weights = folder('pickle'); torch.save(tiny().state_dict(), path/'diffusion_pytorch_model.bin')
+    weights.unlink(); refused(path, FileNotFoundError, 'safetensors')
+    path, weights = folder('torn'); weights.write_bytes(weights.read_bytes()[:1000])
+    refused(path, (ValueError, FileNotFoundError), 'torn')
     path, weights = folder('other')
     config = json.loads((path/'config.json').read_text())
-    (path/'config.json').write_text(json.dumps(config | dict(latent_channels=4))); refused(path, ValueError, 'do not belong together')
-    (path/'config.json').write_text(json.dumps(config | dict(_class_name='AutoencoderTiny'))); refused(path, ValueError, 'AutoencoderTiny')
+    (path/'config.json').write_text(json.dumps(config | dict(latent_channels=4)))
+    refused(path, ValueError, 'do not belong together')
+    (path/'config.json').write_text(json.dumps(config | dict(_class_name='AutoencoderTiny')))
+    refused(path, ValueError, 'AutoencoderTiny')
     (path/'config.json').write_text('{'); refused(path, (ValueError, FileNotFoundError), 'other')
     from safetensors.torch import load_file, save_file
-    path, weights = folder('gaps'); some = load_file(weights); some.pop('decoder.conv_in.weight'); save_file(some, weights, {'format': 'pt'})
+    path, weights = folder('gaps'); some = load_file(weights)
+    some.pop('decoder.conv_in.weight'); save_file(some, weights, {'format': 'pt'})
     refused(path, ValueError, 'decoder.conv_in.weight')
 
 # --- the recorded command ---------------------------------------------------------------------------------------------
@@ -151,6 +162,7 @@ def test_command_writes_weights_card_and_record(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('vap_diffusion.autoencoder.phantom_images', lambda n, seed, size: IMAGES)
     main(['--out', str(tmp_path), '--images', '9', '--steps', '1', '1', '--size', '16'])
     card, record = (tmp_path/'README.md').read_text(), json.loads((tmp_path/'training.json').read_text())
-    assert all(w in card for w in ('python -m vap_diffusion.autoencoder', 'seed: 0', 'seconds: ', 'phantoms', 'sharpness')) and card in capsys.readouterr().out
+    assert (all(w in card for w in ('python -m vap_diffusion.autoencoder', 'seed: 0', 'seconds: ', 'phantoms', 'sharpness'))
+            and card in capsys.readouterr().out)
     assert {'psnr', 'ssim', 'sharpness'} == set(record['after']) and len(record['logs']) == 2
     assert load_autoencoder(tmp_path).dtype == torch.float32 and (tmp_path/'decoder_before.safetensors').exists()

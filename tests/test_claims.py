@@ -1,4 +1,6 @@
-"The hand-labelled sentences in data/claims: enough of them, in the vocabulary, varied, clean. What a parser makes of them is not tested here."
+"""The hand-labelled sentences in data/claims: enough of them, in the vocabulary, varied, clean.
+
+What a parser makes of them is not tested here."""
 import json, re
 from collections import Counter
 from pathlib import Path
@@ -8,9 +10,11 @@ from vap_diffusion.phantoms import ATTRIBUTES, MODALITIES, TOGETHER
 FOLDER = Path(__file__).parents[1]/'data'/'claims'
 STYLES = {'prose', 'long', 'caption', 'report', 'list', 'bullets', 'template'}
 TAGS = STYLES | {'negation', 'hedge', 'range', 'synonym', 'distractor', 'ambiguous', 'typo', 'British', 'American', 'no claim'}
-OWN = {'dermoscopy': {'several colours'}, 'chest_xray': {'image side'}, 'colonoscopy': {'several colours'}} # tags that only some modalities can have
+# tags that only some modalities can have
+OWN = {'dermoscopy': {'several colours'}, 'chest_xray': {'image side'}, 'colonoscopy': {'several colours'}}
 
-def read(modality): return [json.loads(line) for line in (FOLDER/f'{modality}.jsonl').read_text(encoding='utf-8').splitlines()]
+def read(modality):
+    return [json.loads(line) for line in (FOLDER/f'{modality}.jsonl').read_text(encoding='utf-8').splitlines()]
 
 def test_one_file_a_modality(): assert sorted(p.stem for p in FOLDER.glob('*.jsonl')) == sorted(MODALITIES)
 
@@ -45,7 +49,8 @@ def test_claims_are_in_the_vocabulary(modality):
 def test_every_value_and_tag_occurs(modality):
     rows, together = read(modality), TOGETHER[modality]
     seen = Counter((a, v) for r in rows for a, values in r['claims'].items() for v in values)
-    few = {(a, v) for a, values in ATTRIBUTES[modality].items() for v in values if seen[a, v] < 4 and not (v == 'none' and a in together[1:])}
+    few = {(a, v) for a, values in ATTRIBUTES[modality].items() for v in values
+           if seen[a, v] < 4 and not (v == 'none' and a in together[1:])}
     assert few == set()
     tags = Counter(t for r in rows for t in r['tags'])
     assert tags.keys() == TAGS | OWN[modality] and min(tags.values()) >= 2, tags
@@ -64,4 +69,5 @@ def test_texts_are_clean_and_name_nobody(modality):
     for r in read(modality):
         text = r['text']
         assert text == ' '.join(text.split()) and text.isascii() and text.isprintable() and 5 <= len(text) <= 700, r
-        assert not re.search(r'\b(1[89]|20)\d\d\b|\d{5}|\d[/.-]\d+[/.-]\d|@|https?:|\b(Mr|Mrs|Ms|Dr|Prof)\b\.?|\b(born|MRN|named|file_name)\b', text), r
+        assert not re.search(r'\b(1[89]|20)\d\d\b|\d{5}|\d[/.-]\d+[/.-]\d|@|https?:|'
+                             r'\b(Mr|Mrs|Ms|Dr|Prof)\b\.?|\b(born|MRN|named|file_name)\b', text), r

@@ -10,7 +10,8 @@ TWO = {**ENV, 'OMP_NUM_THREADS': '2'}                                    # quick
 
 def vap(*args, ok=True, cwd=None, timeout=600, env=ENV):
     "Run a verb in a process of its own; returns its finished process."
-    done = subprocess.run([sys.executable, '-m', 'vap_diffusion.cli', *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=timeout, env=env)
+    done = subprocess.run([sys.executable, '-m', 'vap_diffusion.cli', *map(str, args)],
+                          capture_output=True, text=True, cwd=cwd, timeout=timeout, env=env)
     if ok: assert done.returncode == 0, done.stderr[-2000:]
     return done
 
@@ -37,7 +38,9 @@ def work(tmp_path_factory):
 def seconds(code):
     best = 9.
     for _ in range(4):
-        start = time.perf_counter(); subprocess.run([sys.executable, '-c', code], check=True, capture_output=True); best = min(best, time.perf_counter() - start)
+        start = time.perf_counter()
+        subprocess.run([sys.executable, '-c', code], check=True, capture_output=True)
+        best = min(best, time.perf_counter() - start)
     return best
 
 def test_importing_the_package_costs_little(): assert seconds('import vap_diffusion') - seconds('pass') < 0.3
@@ -65,23 +68,28 @@ def test_doctor_wants_weights_and_code_of_inception(weights, code, tmp_path, mon
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     if weights: (tmp_path/'checkpoints').mkdir(); (tmp_path/'checkpoints'/Path(metrics.InceptionFeatures.url).name).touch()
     _, here, _, command = next(f for f in cli.findings() if f[0] == 'Inception')
-    assert here == ('here' if weights and code else 'missing') and ('curl' in command) != weights and ('pip install torch-fidelity' in command) != code
+    assert (here == ('here' if weights and code else 'missing') and ('curl' in command) != weights
+            and ('pip install torch-fidelity' in command) != code)
 
 # --- the verbs -------------------------------------------------------------------------------------------------------
 
 def test_a_trained_pipeline_has_a_card_with_its_data_and_budget(work):
     from huggingface_hub import ModelCard
     for run, kind, words in (('class', 'unconditional-image-generation', 'none: the class alone'), ('vap', 'text-to-image', 'by measure')):
-        card, made = ModelCard.load(work/'models'/run/'pipeline'/'README.md'), json.loads((work/'models'/run/'train.json').read_text())
+        card, made = (ModelCard.load(work/'models'/run/'pipeline'/'README.md'),
+                      json.loads((work/'models'/run/'train.json').read_text()))
         assert (card.data.license, card.data.pipeline_tag) == ('apache-2.0', kind) and words in card.text and 'phantoms' in card.text
-        assert all(f'- **{k}**: {made[k]}\n' in card.text for k in ('steps', 'images_seen', 'seconds', 'device')) and str(work) not in card.text
+        assert (all(f'- **{k}**: {made[k]}\n' in card.text for k in ('steps', 'images_seen', 'seconds', 'device'))
+                and str(work) not in card.text)
 
 def test_stages_leave_what_they_promise(work):
     assert (work/'table.parquet').exists() and (work/'features'/'moments.safetensors').exists()
     lines = [json.loads(l) for l in (work/'descriptions.jsonl').read_text().splitlines()]
     assert len(lines) == 120 and {'file_name', 'label', 't1', 't2', 't_mix', 'model', 'prompt_version'} <= set(lines[0])
-    for name in ('vap', 'class'): assert (work/'models'/name/'pipeline'/'model_index.json').exists() and (work/'models'/name/'report.html').exists()
-    assert [p.name for p in sorted((work/'models'/'vap'/'watch').iterdir())] == [f'step-{i:06}.png' for i in (1, 2, 3, 4)] and not (work/'models'/'class'/'watch').exists()
+    for name in ('vap', 'class'):
+        assert (work/'models'/name/'pipeline'/'model_index.json').exists() and (work/'models'/name/'report.html').exists()
+    assert ([p.name for p in sorted((work/'models'/'vap'/'watch').iterdir())] == [f'step-{i:06}.png' for i in (1, 2, 3, 4)]
+            and not (work/'models'/'class'/'watch').exists())
 
 def test_stages_repeat_without_harm(work):
     before = (work/'descriptions.jsonl').read_bytes()
@@ -100,10 +108,13 @@ def test_sample_evaluate_and_same_seed_same_bytes(work, tmp_path):
     a, b = (sorted((tmp_path/o/'images').glob('*.png')) for o in 'ab')
     assert len(a) == 6 and [p.read_bytes() for p in a] == [p.read_bytes() for p in b]
     info = Image.open(a[0]).info
-    assert {'class', 'prompt', 'seed', 'model'} <= {k.lower() for k in info} and 'synthetic' in ' '.join([*info, *map(str, info.values())]).lower()
-    said = vap('sample', work/'models'/'class'/'pipeline', '--out', tmp_path/'c', '--like', work, '--n', 24, '--steps', 3, '--prompt', 'black hairy lesion').stderr
+    assert ({'class', 'prompt', 'seed', 'model'} <= {k.lower() for k in info}
+            and 'synthetic' in ' '.join([*info, *map(str, info.values())]).lower())
+    said = vap('sample', work/'models'/'class'/'pipeline', '--out', tmp_path/'c', '--like', work, '--n', 24,
+               '--steps', 3, '--prompt', 'black hairy lesion').stderr
     info = Image.open(tmp_path/'c'/'images'/'00007.png').info
-    assert 'ignores the prompt' in said and info['Prompt'] == '' and (info['Number'], info['Steps']) == ('7', '3') and info['Guidance'].startswith('2, '), 'no image is said to show what its model has not read'
+    assert ('ignores the prompt' in said and info['Prompt'] == '' and (info['Number'], info['Steps']) == ('7', '3')
+            and info['Guidance'].startswith('2, ')), 'no image is said to show what its model has not read'
     done = vap('evaluate', tmp_path/'c', '--real', work)
     found = json.loads((tmp_path/'c'/'evaluation-test.json').read_text())
     assert found['n'] == 12 and found['fid'] > 0 and 'mostly bias' in done.stderr, 'fewer images than features: judged, with a warning'
@@ -126,7 +137,8 @@ def test_the_course_model_paints_within_20_seconds(tmp_path):
 
 def test_ctrl_c_in_training_loses_nothing(work, tmp_path):
     w = tmp_path/'w'; shutil.copytree(work, w, ignore=shutil.ignore_patterns('models'))
-    run = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', 'train', str(w), '--steps', '60'], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENV)
+    run = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', 'train', str(w), '--steps', '60'],
+                           stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENV)
     log = w/'models'/'vap'/'log.jsonl'
     for _ in range(2400):
         time.sleep(0.1)
@@ -138,9 +150,11 @@ def test_ctrl_c_in_training_loses_nothing(work, tmp_path):
 
 def stop(args, marker, until=lambda: True, env=ENV):
     "Start a verb, press Ctrl-C when `marker` appears in what it says and `until` holds, and return what it said."
-    run = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', *map(str, args)], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, env=env)
+    run = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', *map(str, args)],
+                           stderr=subprocess.STDOUT, stdout=subprocess.PIPE, env=env)
     parts, deadline = [], time.time() + 240
-    reader = threading.Thread(target=lambda: parts.extend(iter(lambda: run.stdout.read1(256), b'')), daemon=True); reader.start()
+    reader = threading.Thread(target=lambda: parts.extend(iter(lambda: run.stdout.read1(256), b'')), daemon=True)
+    reader.start()
     said = lambda: b''.join(parts).decode(errors='replace')
     while marker not in said() or not until():
         assert run.poll() is None and time.time() < deadline, f'{args[0]} came to no {marker!r} to stop at: {said()[-500:]}'
@@ -204,31 +218,42 @@ def test_unknown_names(work, tmp_path):
     assert 'mllm' in fails('describe', work, '--mllm', 'wishful').lower()
     assert '--batch-size does not fit --mllm measure' in fails('describe', work, '--batch-size', 2)
 
-def test_zero_images(work, tmp_path): assert 'at least 1' in fails('sample', work/'models'/'vap'/'pipeline', '--out', tmp_path/'s', '--n', 0)
+def test_zero_images(work, tmp_path):
+    assert 'at least 1' in fails('sample', work/'models'/'vap'/'pipeline', '--out', tmp_path/'s', '--n', 0)
 
-@pytest.mark.parametrize('verb, option, value', [('sample course --out s', '--batch-size', 0), ('sample course --out s', '--steps', 0), ('train', '--accumulate', 0), ('train', '--batch-size', 0), ('train', '--steps', 0),
-                                                 ('train', '--minutes', 0), ('train', '--seed', -1), ('encode', '--size', 0), ('encode', '--adapt-minutes', -1), ('describe', '--max-words', 0), ('quickstart --out q', '--n', 0)])
+@pytest.mark.parametrize('verb, option, value', [
+    ('sample course --out s', '--batch-size', 0), ('sample course --out s', '--steps', 0), ('train', '--accumulate', 0),
+    ('train', '--batch-size', 0), ('train', '--steps', 0), ('train', '--minutes', 0), ('train', '--seed', -1),
+    ('encode', '--size', 0), ('encode', '--adapt-minutes', -1), ('describe', '--max-words', 0),
+    ('quickstart --out q', '--n', 0)])
 def test_numbers_that_are_too_small(verb, option, value, work, tmp_path):
     "Before anything is loaded or written."
-    assert f"'{option}'" in fails(*verb.split(), *([] if ' ' in verb else [work]), option, value, cwd=tmp_path) and not list(tmp_path.iterdir())
+    assert (f"'{option}'" in fails(*verb.split(), *([] if ' ' in verb else [work]), option, value, cwd=tmp_path)
+            and not list(tmp_path.iterdir()))
 
 def test_a_file_in_the_place_of_a_folder(tmp_path):
     (tmp_path/'thesis.docx').write_text('dear')
-    for line in ('sample course --n 1 --steps 1 --out thesis.docx', 'sample course --n 1 --steps 1 --out thesis.docx/s', 'prepare --dataset phantoms --n 9 --out thesis.docx/w'):
+    for line in ('sample course --n 1 --steps 1 --out thesis.docx', 'sample course --n 1 --steps 1 --out thesis.docx/s',
+                 'prepare --dataset phantoms --n 9 --out thesis.docx/w'):
         message = fails(*line.split(), cwd=tmp_path)
         assert 'thesis.docx is a file' in message and 'choose a' in message and 'Errno' not in message
     assert (tmp_path/'thesis.docx').read_text() == 'dear'
 
 @pytest.mark.parametrize('raising, said', [
     ('PermissionError("the server refuses the key: set another")', 'the server refuses the key: set another'),
-    ('PermissionError(13, "denied", "w/table.parquet")', 'no permission for w/table.parquet: choose another folder, or change its rights'),
+    ('PermissionError(13, "denied", "w/table.parquet")',
+     'no permission for w/table.parquet: choose another folder, or change its rights'),
     ('MemoryError("one chat does not fit: choose a smaller model")', 'one chat does not fit: choose a smaller model'),
     ('MemoryError()', 'memory is full: use fewer images or a smaller batch'),
-    ('type("OutOfMemoryError", (RuntimeError,), {})("20 GiB are wanted")', 'memory is full (20 GiB are wanted): use fewer images or a smaller batch'),
+    ('type("OutOfMemoryError", (RuntimeError,), {})("20 GiB are wanted")',
+     'memory is full (20 GiB are wanted): use fewer images or a smaller batch'),
     ('type("ServerError", (RuntimeError,), {})("the server is gone: start it")', 'the server is gone: start it'),
-    ('OSError(28, "No space left on device", "w/x.part")', 'the disk is full (w/x.part): free some space, and the same command goes on')])
+    ('OSError(28, "No space left on device", "w/x.part")',
+     'the disk is full (w/x.part): free some space, and the same command goes on')])
 def test_what_the_machine_says_in_one_line(raising, said):
-    done = subprocess.run([sys.executable, '-c', f'import sys\nfrom vap_diffusion import cli\n@cli.app.command()\ndef fall(): raise {raising}\nsys.argv[1:] = ["fall"]\ncli.main()'], capture_output=True, text=True, env=ENV)
+    done = subprocess.run([sys.executable, '-c', 'import sys\nfrom vap_diffusion import cli\n@cli.app.command()\n'
+                           f'def fall(): raise {raising}\nsys.argv[1:] = ["fall"]\ncli.main()'],
+                          capture_output=True, text=True, env=ENV)
     assert (done.returncode, done.stderr) == (1, f'error: {said}\n')
 
 def test_a_no_to_the_question_of_costs(work, monkeypatch, capsys):
@@ -257,7 +282,8 @@ def test_a_checkpoint_of_another_architecture(work):
     from vap_diffusion.training import save_checkpoint
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters()); model(torch.zeros(1, 2)).sum().backward(); optimizer.step()
-    save_checkpoint(work/'models'/'other'/'checkpoints', model, EMAModel(model.parameters()), optimizer, dict(step=1, seconds=1., cpu_seconds=1., mean_loss=1.))
+    save_checkpoint(work/'models'/'other'/'checkpoints', model, EMAModel(model.parameters()), optimizer,
+                    dict(step=1, seconds=1., cpu_seconds=1., mean_loss=1.))
     message = fails('train', work, '--name', 'other', '--steps', 2, '--no-watch')
     assert 'another architecture' in message and 'step-000000001' in message
 
@@ -277,10 +303,12 @@ def test_a_class_without_prompts(work, tmp_path):
     vap('sample', pipe, '--out', tmp_path/'s', '--label', 'nevus', '--n', 1, '--steps', 1, '--prompt', 'Round lesion.')
 
 def test_a_prompt_that_is_too_long(tmp_path):
-    done = vap('sample', 'course', '--out', tmp_path/'s', '--n', 1, '--steps', 1, '--prompt', 'Oval brown lesion with a soft border. '*40 + 'Many hairs.')
+    done = vap('sample', 'course', '--out', tmp_path/'s', '--n', 1, '--steps', 1,
+               '--prompt', 'Oval brown lesion with a soft border. '*40 + 'Many hairs.')
     warned = [l for l in done.stderr.splitlines() if 'warning: ' in l]
     assert len(warned) == 1 and '1 of 1 prompts' in warned[0] and 'loses' in warned[0] and done.stderr.count('Traceback') == 0
-    assert any(l.startswith('warning: ') for l in done.stderr.replace('\r', '\n').splitlines()), 'on a line of its own, not in that of the bar'
+    assert any(l.startswith('warning: ') for l in done.stderr.replace('\r', '\n').splitlines()), (
+        'on a line of its own, not in that of the bar')
 
 def test_a_folder_of_another_run(work, tmp_path):
     model = work/'models'/'vap'/'pipeline'
@@ -303,7 +331,8 @@ def test_features_of_another_text_encoder(work, tmp_path):
 def test_full_disk(work, tmp_path):
     "A small tmpfs shows it; needs the right to mount."
     small = tmp_path/'small'; small.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=48k', 'tmpfs', str(small)], capture_output=True).returncode: pytest.skip('no right to mount a tmpfs')
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=48k', 'tmpfs', str(small)], capture_output=True).returncode:
+        pytest.skip('no right to mount a tmpfs')
     try:
         message = fails('sample', 'course', '--out', small/'s', '--n', 40, '--steps', 2)
         assert 'disk is full' in message and str(small) in message

@@ -1,12 +1,15 @@
-"""Faults of the reader, the report and the filter: odd texts, damaged files, wrong words on the command line; nothing of a model's own words is lost."""
+"""Faults of the reader, the report and the filter: odd texts, damaged files, wrong words on the command line;
+nothing of a model's own words is lost."""
 import json, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, tiny
 from filelock import FileLock
 import vap_diffusion.faithfulness as faithfulness, vap_diffusion.vaps as vaps
 from vap_diffusion.datasets import load_image, load_table, prepare, write_table
-from vap_diffusion.faithfulness import (KINDS, ask_again, can_plant, consistency, draw_truth, errors_by_eye, faithfulness_report, judge, lesion_agreement, main, measured, plant_errors, prove, read_claims,
-                                        recover, report_table, reword, say, score_claims, seen_by_eye, shuffled_bank, spoken, trusted, verify, verify_table, wilson)
+from vap_diffusion.faithfulness import (KINDS, ask_again, can_plant, consistency, draw_truth, errors_by_eye,
+                                        faithfulness_report, judge, lesion_agreement, main, measured, plant_errors,
+                                        prove, read_claims, recover, report_table, reword, say, score_claims, seen_by_eye,
+                                        shuffled_bank, spoken, trusted, verify, verify_table, wilson)
 from vap_diffusion.phantoms import ATTRIBUTES, CLASSES, describe_attributes, draw_attributes
 from vap_diffusion.vaps import MeasuringDescriber, describe_table, load_descriptions, read_lines
 from conftest import message
@@ -21,7 +24,8 @@ each_modality = pytest.mark.parametrize('modality', ATTRIBUTES)
 def test_the_sentences_that_the_reader_was_written_on(modality):
     table = score_claims(SENTENCES, modality).set_index('attribute')
     assert table.sentences['all'] > 60 and table.exact['all'] > .97, 'a rule was lost'
-    assert set(table.index) == {*ATTRIBUTES[modality], 'all'} and (table.drop('all').labelled > 0).all(), 'an attribute that no sentence speaks of'
+    assert set(table.index) == {*ATTRIBUTES[modality], 'all'} and (table.drop('all').labelled > 0).all(), (
+        'an attribute that no sentence speaks of')
 
 @each_modality
 def test_other_words_say_the_same(modality):
@@ -30,7 +34,9 @@ def test_other_words_say_the_same(modality):
         says = spoken(modality, t)
         assert read_claims(reword(modality, says, rng), modality) == {a: [says[a]] for a in t if a in says}
 
-@pytest.mark.parametrize('text', ['', '   ', '?', '🙂 皮肤 病变', 'none', ','*3000, 'a'*5000, 'Lorem ipsum '*300, '1/0 of the image', '0% of the image', '300 % of the image', 'no no not without neither nor'])
+@pytest.mark.parametrize('text', ['', '   ', '?', '🙂 皮肤 病变', 'none', ','*3000, 'a'*5000, 'Lorem ipsum '*300,
+                                  '1/0 of the image', '0% of the image', '300 % of the image',
+                                  'no no not without neither nor'])
 def test_odd_texts_are_read_without_an_error_and_quickly(text):
     start = time.time()
     for m in ATTRIBUTES: assert not [a for a, v in read_claims(text, m).items() if a != 'size'], text[:40]
@@ -40,9 +46,11 @@ def test_an_unknown_modality_is_named():
     assert 'ultrasound' in message(ValueError, lambda: read_claims('a lesion', 'ultrasound'))
 
 def test_a_denial_is_the_opposite_of_a_claim():
-    for text, denied in (('hairs are seen.', 'no hairs are seen.'), ('The corners are dark.', 'The corners are not dark.'), ('The border is sharp.', 'The border is not sharp.')):
+    for text, denied in (('hairs are seen.', 'no hairs are seen.'), ('The corners are dark.', 'The corners are not dark.'),
+                         ('The border is sharp.', 'The border is not sharp.')):
         assert read_claims(text) != read_claims(denied)
-    assert read_claims('There is a catheter.', 'chest_xray') == {'device': ['catheter']} and read_claims('There is no catheter.', 'chest_xray') == {}, 'wires may still be there'
+    assert (read_claims('There is a catheter.', 'chest_xray') == {'device': ['catheter']}
+            and read_claims('There is no catheter.', 'chest_xray') == {}), 'wires may still be there'
 
 def test_the_side_of_the_picture_is_not_that_of_the_patient():
     assert read_claims('Round opacity on the left of the image.', 'chest_xray')['side'] == ['right']
@@ -57,7 +65,8 @@ def test_labelled_sentences_outside_the_vocabulary_are_refused(tmp_path):
 
 def test_scores_count_what_is_wrong(tmp_path):
     path = tmp_path/'dermoscopy.jsonl'
-    rows = [('A round lesion.', dict(shape=['round'])), ('A red lesion.', dict(colour=['pink'])), ('Soft border.', dict(border=['soft'], hair=['none']))]
+    rows = [('A round lesion.', dict(shape=['round'])), ('A red lesion.', dict(colour=['pink'])),
+            ('Soft border.', dict(border=['soft'], hair=['none']))]
     path.write_text(''.join(json.dumps(dict(text=t, claims=c)) + '\n' for t, c in rows))
     total = score_claims(path).set_index('attribute').loc['all']
     assert (total.claimed, total.labelled, total.right, total.sentences) == (3, 4, 2, 3) and total.exact == pytest.approx(1/3)
@@ -66,23 +75,31 @@ def test_scores_count_what_is_wrong(tmp_path):
 
 def test_every_outcome():
     truth = dict(TRUTH['chest_xray'][0], opacity='round', side='left', size='a tenth', device='none', marker='none', heart='large')
-    found = judge(read_claims('Round opacity on the right. There is a catheter. No marker. The lungs are ' + truth['lungs'] + '.', 'chest_xray'), truth, 'chest_xray')
-    assert [found[a] for a in ('opacity', 'side', 'size', 'device', 'marker', 'lungs', 'heart')] == ['correct', 'contradicted', 'omitted', 'hallucinated', 'correct', 'correct', 'omitted']
-    assert judge({'opacity': ['none']}, truth, 'chest_xray')['opacity'] == 'contradicted' and judge({}, truth, 'chest_xray')['device'] == 'absent'
+    found = judge(read_claims('Round opacity on the right. There is a catheter. No marker. The lungs are '
+                              + truth['lungs'] + '.', 'chest_xray'), truth, 'chest_xray')
+    assert ([found[a] for a in ('opacity', 'side', 'size', 'device', 'marker', 'lungs', 'heart')]
+            == ['correct', 'contradicted', 'omitted', 'hallucinated', 'correct', 'correct', 'omitted'])
+    assert (judge({'opacity': ['none']}, truth, 'chest_xray')['opacity'] == 'contradicted'
+            and judge({}, truth, 'chest_xray')['device'] == 'absent')
 
-@pytest.mark.parametrize('text, attribute, true', [('White, blue-gray, red and pink areas.', 'second colour', 'white'), ('The lesion is round, oval or irregular.', 'shape', 'round'), ('The lesion is round. The lesion is irregular.', 'shape', 'round')])
+@pytest.mark.parametrize('text, attribute, true', [
+    ('White, blue-gray, red and pink areas.', 'second colour', 'white'),
+    ('The lesion is round, oval or irregular.', 'shape', 'round'),
+    ('The lesion is round. The lesion is irregular.', 'shape', 'round')])
 def test_the_right_value_among_others_is_not_correct(text, attribute, true):
     claims, truth = read_claims(text), {attribute: true}
     assert true in claims[attribute] and judge(claims, truth, 'dermoscopy') == {attribute: 'extra'}
     report = faithfulness_report([claims], [truth], 'dermoscopy').set_index(['attribute', 'measure'])['count']
     assert report[attribute, 'extra'] == 1 and report[attribute, 'correct'] == report[attribute, 'contradicted'] == 0
-    for mode in ('drop', 'repair'): assert read_claims(verify(text, truth, 'dermoscopy', mode)).get(attribute, [true]) == [true]
+    for mode in ('drop', 'repair'):
+        assert read_claims(verify(text, truth, 'dermoscopy', mode)).get(attribute, [true]) == [true]
     assert read_claims(verify(text, truth, 'dermoscopy', 'repair')) == {attribute: [true]}
 
 def test_a_corner_is_one_place_and_only_the_wrong_sentence_goes():
     assert judge({'position': ['left', 'top']}, {'position': 'top'}, 'dermoscopy') == {'position': 'correct'}
     assert judge({'position': ['left', 'right']}, {'position': 'left'}, 'dermoscopy') == {'position': 'extra'}
-    assert verify('The lesion is round. The skin is pale. The lesion is irregular.', {'shape': 'round'}) == 'The lesion is round. The skin is pale.'
+    assert (verify('The lesion is round. The skin is pale. The lesion is irregular.', {'shape': 'round'})
+            == 'The lesion is round. The skin is pale.')
 
 def test_rates_have_their_own_denominators():
     truth = [dict(hair='none', corners='dark'), dict(hair='few', corners='dark'), dict(hair='none', corners='none')]
@@ -107,21 +124,28 @@ def test_consistency_needs_two_answers():
 def test_planted_errors_are_as_many_as_said_and_come_back(modality, kind):
     says, planted = plant_errors(TRUTH[modality], modality, kind, .2, np.random.default_rng(0))
     assert set(planted) == set(can_plant(modality, kind)) and all(k == round(.2*n) for k, n in planted.values())
-    report = faithfulness_report([{a: [v] if isinstance(v, str) else list(v) for a, v in s.items()} for s in says], TRUTH[modality], modality).set_index(['attribute', 'measure'])
+    report = faithfulness_report([{a: [v] if isinstance(v, str) else list(v) for a, v in s.items()} for s in says],
+                                 TRUTH[modality], modality).set_index(['attribute', 'measure'])
     for a, (k, n) in planted.items(): assert tuple(report.loc[(a, kind), ['count', 'n']]) == (k, n), a
-    for row in recover(TRUTH[modality], modality, kind, .2, np.random.default_rng(1)): assert abs(row['planted'] - row['recovered']) <= .02, row
+    for row in recover(TRUTH[modality], modality, kind, .2, np.random.default_rng(1)):
+        assert abs(row['planted'] - row['recovered']) <= .02, row
 
 def test_what_cannot_be_planted():
-    assert 'choose' in message(ValueError, lambda: plant_errors(TRUTH['dermoscopy'], 'dermoscopy', 'invented', .1, np.random.default_rng(0)))
-    assert 'between 0 and 1' in message(ValueError, lambda: plant_errors(TRUTH['dermoscopy'], 'dermoscopy', 'omitted', 10, np.random.default_rng(0)))
-    assert set(can_plant('chest_xray', 'hallucinated')) == {'opacity', 'device', 'marker'} and 'side' not in can_plant('chest_xray', 'extra') and 'corners' not in can_plant('dermoscopy', 'extra')
+    assert 'choose' in message(ValueError, lambda: plant_errors(TRUTH['dermoscopy'], 'dermoscopy', 'invented', .1,
+                                                                np.random.default_rng(0)))
+    assert 'between 0 and 1' in message(ValueError, lambda: plant_errors(TRUTH['dermoscopy'], 'dermoscopy', 'omitted', 10,
+                                                                         np.random.default_rng(0)))
+    assert (set(can_plant('chest_xray', 'hallucinated')) == {'opacity', 'device', 'marker'}
+            and 'side' not in can_plant('chest_xray', 'extra') and 'corners' not in can_plant('dermoscopy', 'extra'))
 
 def test_the_proof_writes_what_readers_of_the_file_expect(tmp_path):
     found = prove(tmp_path/'words.json', n=40, images=6, seeds=(0,), rates=(0, .4), modalities=('colonoscopy',), progress=False)
     kept = json.loads((tmp_path/'words.json').read_text())
     assert kept['planted'] == found['planted'] and {'shuffled', 'describer', 'command', 'commit', 'seconds'} <= set(kept)
     assert {r['kind'] for r in kept['planted']} == set(KINDS) and kept['describer_images'] == 6
-    for a, v in kept['describer']['colonoscopy'].items(): low, high = kept['describer_bounds']['colonoscopy'][a]; assert low <= v <= high and high - low > .3, 'six phantoms say little'
+    for a, v in kept['describer']['colonoscopy'].items():
+        low, high = kept['describer_bounds']['colonoscopy'][a]
+        assert low <= v <= high and high - low > .3, 'six phantoms say little'
     assert all(set(r) == {'modality', 'kind', 'attribute', 'planted', 'recovered', 'n', 'seed'} for r in kept['planted'])
     assert all(abs(s['agreement'] - s['chance']) < .1 for s in kept['shuffled']['colonoscopy'].values())
 
@@ -129,7 +153,8 @@ def test_a_shuffled_bank_is_judged_by_the_measure(monkeypatch):
     truth = draw_truth('dermoscopy', 40, 0)
     assert shuffled_bank(truth, 'dermoscopy', np.random.default_rng(0))['shape']['agreement'] < .8
     monkeypatch.setattr(faithfulness, 'judge', lambda claims, truth, modality: dict.fromkeys(ATTRIBUTES[modality], 'correct'))
-    assert all(s['agreement'] == 1 for s in shuffled_bank(truth, 'dermoscopy', np.random.default_rng(0)).values()), 'a measure that calls all correct must be caught here'
+    assert all(s['agreement'] == 1 for s in shuffled_bank(truth, 'dermoscopy', np.random.default_rng(0)).values()), (
+        'a measure that calls all correct must be caught here')
 
 # --- the filter ------------------------------------------------------------------------------------------------------
 
@@ -172,7 +197,9 @@ def work(tmp_path):
     path = tmp_path/'w'/'descriptions.jsonl'
     rows = [row for row, _ in read_lines(path)]
     for r, m in zip(rows, table.set_index('file_name').modality[[r['file_name'] for r in rows]]):
-        if m == 'dermoscopy': r['t_mix'] = 'Many hairs cross a green lesion of no colour. The corners are dark. The light is dark. The skin is gray.'
+        if m == 'dermoscopy':
+            r['t_mix'] = ('Many hairs cross a green lesion of no colour. The corners are dark. The light is dark. '
+                          'The skin is gray.')
     rows[-1]['t_mix'] = ''
     path.write_text(''.join(json.dumps(r) + '\n' for r in rows))
     return tmp_path/'w'
@@ -187,7 +214,8 @@ def test_a_folder_is_verified_and_the_original_stays(work):
     once = (work/'descriptions.jsonl').read_bytes()
     verify_table(work, 'repair', progress=False)
     assert (work/'descriptions.jsonl').read_bytes() == once, 'the same call again changes nothing'
-    assert [r.get('t_mix_original', r['t_mix']) for r in [row for row, _ in read_lines(work/'descriptions.jsonl')]] == before and (counts.wrong <= counts.claims).all() and counts.wrong.sum() > 0
+    assert ([r.get('t_mix_original', r['t_mix']) for r in [row for row, _ in read_lines(work/'descriptions.jsonl')]] == before
+            and (counts.wrong <= counts.claims).all() and counts.wrong.sum() > 0)
     assert not list(work.glob('*.part'))
     describe_table(work, progress=False)
     assert (work/'descriptions.jsonl').read_bytes() == once, 'and nobody is asked again'
@@ -201,7 +229,8 @@ def unknown_truth(work):
 
 def test_on_real_images_only_trusted_attributes_are_judged(work):
     unknown_truth(work)
-    with pytest.warns(UserWarning, match=r'vessels \(19 of 24\)') as told: counts = verify_table(work, 'drop', progress=False)
+    with pytest.warns(UserWarning, match=r'vessels \(19 of 24\)') as told:
+        counts = verify_table(work, 'drop', progress=False)
     assert len([w for w in told if 'not judged' in str(w.message)]) == 1
     assert all(a in trusted(m) for m, a in zip(counts.modality, counts.attribute)) and counts.wrong.sum() > 0
     rows = [r for r, _ in read_lines(work/'descriptions.jsonl') if r['t_mix'].startswith('Many hairs cross')]
@@ -214,16 +243,21 @@ def test_on_real_images_only_trusted_attributes_are_judged(work):
 def test_what_is_trusted_comes_from_the_record():
     from read_by_eye import RESULTS, SHIPPED
     record = json.loads(RESULTS.read_text())
-    assert seen_by_eye() == json.loads(SHIPPED.read_text()) == dict(describer=record['describer'], wrong=errors_by_eye(record['images'])), 'run tests/read_by_eye.py'
+    assert (seen_by_eye() == json.loads(SHIPPED.read_text())
+            == dict(describer=record['describer'], wrong=errors_by_eye(record['images']))), 'run tests/read_by_eye.py'
     assert seen_by_eye()['describer'] == MeasuringDescriber.name, 'look again: run tests/read_by_eye.py'
-    assert all(set(trusted(m)) == {a for a, (k, n) in of.items() if k/n <= .2} for m, of in seen_by_eye()['wrong'].items()) and trusted('ultrasound') == []
-    missed = [dict(modality='colonoscopy', text='No lesion; pink mucosa.', seen=dict(lesion=['flat'], colour=['red'], mucosa=['pink', 'red']))]
-    assert errors_by_eye(missed) == dict(colonoscopy=dict(mucosa=[0, 1], lesion=[1, 1], colour=[1, 1])), 'as evidence, a missed lesion has a wrong colour, too'
+    assert (all(set(trusted(m)) == {a for a, (k, n) in of.items() if k/n <= .2} for m, of in seen_by_eye()['wrong'].items())
+            and trusted('ultrasound') == [])
+    missed = [dict(modality='colonoscopy', text='No lesion; pink mucosa.',
+                   seen=dict(lesion=['flat'], colour=['red'], mucosa=['pink', 'red']))]
+    assert errors_by_eye(missed) == dict(colonoscopy=dict(mucosa=[0, 1], lesion=[1, 1], colour=[1, 1])), (
+        'as evidence, a missed lesion has a wrong colour, too')
 
 def test_a_folder_that_another_process_writes_is_left_alone(work):
     path = work/'descriptions.jsonl'
     before = path.read_bytes()
-    with FileLock(f'{path}.lock'): assert 'another process' in message(BlockingIOError, lambda: verify_table(work, progress=False))
+    with FileLock(f'{path}.lock'):
+        assert 'another process' in message(BlockingIOError, lambda: verify_table(work, progress=False))
     assert path.read_bytes() == before
     verify_table(work, progress=False)
     assert path.read_bytes() != before
@@ -277,9 +311,11 @@ def test_a_model_that_wavers_is_found_out(work):
     mllm = Wavering(); mllm.calls.clear()
     table = ask_again(work, mllm, times=4, images=18, steps=(1,), progress=False)
     of = table[table.modality == 'dermoscopy'].set_index('attribute')
-    assert .2 < of.rate['shape'] < .9 and of.rate['border'] == of.rate['hair'] == 1 and of.low['shape'] < of.rate['shape'] < of.high['shape']
+    assert (.2 < of.rate['shape'] < .9 and of.rate['border'] == of.rate['hair'] == 1
+            and of.low['shape'] < of.rate['shape'] < of.high['shape'])
     assert len(mllm.calls) == 4*18 and {t for t, _ in mllm.calls} == {.7} and len({s for _, s in mllm.calls}) == 4
-    assert len(ask_again(work, Wavering(), 2, 5, steps=(1,), progress=False).groupby('modality').images.first()) and 'twice' in message(ValueError, lambda: ask_again(work, mllm, times=1))
+    assert (len(ask_again(work, Wavering(), 2, 5, steps=(1,), progress=False).groupby('modality').images.first())
+            and 'twice' in message(ValueError, lambda: ask_again(work, mllm, times=1)))
     assert 'above 0' in message(ValueError, lambda: ask_again(work, mllm, temperature=0))
     assert 'always answers the same' in message(ValueError, lambda: ask_again(work, MeasuringDescriber(), progress=False))
 
@@ -289,16 +325,22 @@ def test_consistency_of_a_back_end(work, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(vaps, 'flaw', lambda text, diagnoses: None if text else 'empty')           # random weights say no sentence
     main(command)
     table = pd.read_csv(work/'consistency.csv')
-    assert set(table.model) == {f'hf:{folder}'} and set(table.times) == {2} and table.groupby('modality').images.first().sum() == 3 and table.rate.between(0, 1).all() and 'rate' in capsys.readouterr().out
+    assert (set(table.model) == {f'hf:{folder}'} and set(table.times) == {2}
+            and table.groupby('modality').images.first().sum() == 3 and table.rate.between(0, 1).all()
+            and 'rate' in capsys.readouterr().out)
     monkeypatch.setattr(vaps, 'flaw', lambda text, diagnoses: 'loop')
-    with pytest.warns(UserWarning, match='6 of 6'), pytest.raises(SystemExit, match='no two usable answers'): main(command)
-    with pytest.raises(SystemExit, match='always answers the same'): main(['consistency', str(work), '--mllm', 'measure'])
+    with pytest.warns(UserWarning, match='6 of 6'), pytest.raises(SystemExit, match='no two usable answers'):
+        main(command)
+    with pytest.raises(SystemExit, match='always answers the same'):
+        main(['consistency', str(work), '--mllm', 'measure'])
 
 def test_lesions():
-    claims = pd.DataFrame(dict(label=list('aaaabb'), group=list('112345'), shape=['round', 'round', 'oval', 'oval', 'round', 'oval']))
+    claims = pd.DataFrame(dict(label=list('aaaabb'), group=list('112345'),
+                               shape=['round', 'round', 'oval', 'oval', 'round', 'oval']))
     found = lesion_agreement(claims, ['shape'], np.random.default_rng(0)).iloc[0]
     assert (found.same, found.lesions, found.other) == (1, 1, 0)
-    assert 'two images' in message(ValueError, lambda: lesion_agreement(claims.drop_duplicates('group'), ['shape'], np.random.default_rng(0)))
+    assert 'two images' in message(ValueError, lambda: lesion_agreement(claims.drop_duplicates('group'), ['shape'],
+                                                                        np.random.default_rng(0)))
 
 def test_the_command_needs_a_folder():
     run = subprocess.run([sys.executable, '-m', 'vap_diffusion.faithfulness', 'report'], capture_output=True, text=True)
@@ -307,18 +349,26 @@ def test_the_command_needs_a_folder():
 def test_failures_seen_by_eye():
     from read_by_eye import RESULTS, failed, verdict
     seen = dict(lesion=['round'], colour=['pink'], vessels=['lost'], lumen=['left', 'none'])
-    assert failed(read_claims('No lesion; clear vessels.', 'colonoscopy'), seen, 'colonoscopy') == ['lesion', 'vessels'], 'a missed lesion is one failure'
+    assert failed(read_claims('No lesion; clear vessels.', 'colonoscopy'), seen, 'colonoscopy') == ['lesion', 'vessels'], (
+        'a missed lesion is one failure')
     assert failed(read_claims('Round red lesion; lumen right.', 'colonoscopy'), seen, 'colonoscopy') == ['colour', 'lumen']
     assert failed(read_claims('Round pink lesion, a tenth of the image; lost vessels.', 'colonoscopy'), seen, 'colonoscopy') == []
     assert failed({'lesion': ['flat'], 'colour': ['red']}, dict(lesion=['none'], colour=['pink']), 'colonoscopy') == ['lesion']
-    assert (verdict([], 'colonoscopy'), verdict(['vessels'], 'colonoscopy'), verdict(['lesion'], 'colonoscopy'), verdict(['colour'], 'dermoscopy')) == ('right', 'partly', 'wrong', 'partly')
-    assert failed({'shape': ['irregular', 'oval', 'round']}, dict(shape=['round', 'oval']), 'dermoscopy') == ['shape'], 'who names them all is not right'
-    for r in json.loads(RESULTS.read_text())['images']: assert r['failed'] == failed(read_claims(r['text'], r['modality']), r['seen'], r['modality']) and r['verdict'] == verdict(r['failed'], r['modality']), r['image']
+    assert ((verdict([], 'colonoscopy'), verdict(['vessels'], 'colonoscopy'), verdict(['lesion'], 'colonoscopy'),
+             verdict(['colour'], 'dermoscopy')) == ('right', 'partly', 'wrong', 'partly'))
+    assert failed({'shape': ['irregular', 'oval', 'round']}, dict(shape=['round', 'oval']), 'dermoscopy') == ['shape'], (
+        'who names them all is not right')
+    for r in json.loads(RESULTS.read_text())['images']:
+        assert (r['failed'] == failed(read_claims(r['text'], r['modality']), r['seen'], r['modality'])
+                and r['verdict'] == verdict(r['failed'], r['modality'])), r['image']
 
 @pytest.mark.parametrize('modality, text, wanted', [
-    ('chest_xray', '- No device\n- Round opacity in the left lung\n- Large heart\n- Clear lungs\n- Slim build\n- Right marker', dict(device=['none'], opacity=['round'], side=['left'], heart=['large'], lungs=['clear'], build=['slim'], marker=['right'])),
+    ('chest_xray', '- No device\n- Round opacity in the left lung\n- Large heart\n- Clear lungs\n- Slim build\n- Right marker',
+     dict(device=['none'], opacity=['round'], side=['left'], heart=['large'], lungs=['clear'], build=['slim'],
+          marker=['right'])),
     ('chest_xray', '- Lungs: clear\n- Heart: large\n- Build: slim', dict(lungs=['clear'], heart=['large'], build=['slim'])),
-    ('dermoscopy', '1. Round brown lesion\n2. Soft border\n3. Pink skin', dict(shape=['round'], colour=['brown'], border=['soft'], skin=['pink']))])
+    ('dermoscopy', '1. Round brown lesion\n2. Soft border\n3. Pink skin',
+     dict(shape=['round'], colour=['brown'], border=['soft'], skin=['pink']))])
 def test_a_list_is_read_line_by_line(modality, text, wanted): assert read_claims(text, modality) == wanted
 
 def test_failed_descriptions_of_a_lesion_do_not_agree(tmp_path):
@@ -327,7 +377,9 @@ def test_failed_descriptions_of_a_lesion_do_not_agree(tmp_path):
     write_phantoms(tmp_path/'p', 40, size=32, modalities=['dermoscopy'], progress=False)
     table = prepare('phantoms', tmp_path/'p', tmp_path/'w', n=40, size=32, modality='dermoscopy', progress=False)
     table.attrs['source'] = 'x'; write_table(table.assign(group=[f'g{i//2}' for i in range(len(table))]), tmp_path/'w')
-    lines = [dict(file_name=f, label='nevus', t1='', t2='', model='m', prompt_version='v', t_mix='' if i < 20 else 'Round brown lesion.', **({'failed': 'refusal'} if i < 20 else {})) for i, f in enumerate(table.file_name)]
+    lines = [dict(file_name=f, label='nevus', t1='', t2='', model='m', prompt_version='v',
+                  t_mix='' if i < 20 else 'Round brown lesion.', **({'failed': 'refusal'} if i < 20 else {}))
+             for i, f in enumerate(table.file_name)]
     (tmp_path/'w'/'descriptions.jsonl').write_text(''.join(json.dumps(l) + '\n' for l in lines))
     agreement_of_lesions(tmp_path/'w', path=tmp_path/'found.json')
     assert json.loads((tmp_path/'found.json').read_text())['images'] == 20
@@ -340,6 +392,7 @@ def test_text_without_a_full_stop_is_read_in_time():
 
 def test_a_line_that_is_not_in_the_vocabulary_is_counted_in_its_file(tmp_path):
     from vap_diffusion.faithfulness import score_claims
-    lines = [dict(modality='chest_xray', text='x', claims={}), dict(modality='dermoscopy', text='brown', claims=dict(colour=['mauve']))]
+    lines = [dict(modality='chest_xray', text='x', claims={}),
+             dict(modality='dermoscopy', text='brown', claims=dict(colour=['mauve']))]
     (tmp_path/'c.jsonl').write_text(''.join(json.dumps(l) + '\n' for l in lines))
     with pytest.raises(ValueError, match='line 2: colour is'): score_claims(tmp_path/'c.jsonl', 'dermoscopy')

@@ -1,4 +1,6 @@
-"""Push the course pipeline to a hub stand-in, load it back, and what a user reads when the hub says no. One process, for it reads its settings when it starts."""
+"""Push the course pipeline to a hub stand-in, load it back, and what a user reads when the hub says no.
+
+One process, for it reads its settings when it starts."""
 import json, os, re, subprocess, sys
 from pathlib import Path
 import pytest
@@ -21,7 +23,8 @@ def visit(root):
             except SystemExit as e: code = e.code
         sys.argv = old
         return [code, out.getvalue(), [l for l in err.getvalue().splitlines() if l.startswith('error: ')]]
-    def paint(pipe): return pipe(['nevus', 'melanoma'], None, 2, generator=torch.Generator().manual_seed(3), output_type='np').images
+    def paint(pipe):
+        return pipe(['nevus', 'melanoma'], None, 2, generator=torch.Generator().manual_seed(3), output_type='np').images
     with hub:
         pipe = pipeline.load_pipeline('course')
         judged = root/'judged'; judged.mkdir()
@@ -29,7 +32,8 @@ def visit(root):
         (judged/'evaluation-test.json').write_text(json.dumps(dict(fid=43.21, fid_floor=1.234, n=77, features='judge', split='test')))
         found['push'] = verb('push', 'course', 'me/course', '--private', '--evaluation', judged)
         found['files'], found['card'] = sorted(hub.files('me/course')), hub.files('me/course')['README.md'].decode()
-        found['index'], found['private'], found['large'] = hub.files('me/course')['model_index.json'].decode(), hub.private['me/course'], len(hub.large)
+        found['index'], found['private'], found['large'] = (hub.files('me/course')['model_index.json'].decode(),
+                                                            hub.private['me/course'], len(hub.large))
         head = ModelCard(found['card']).data
         found['head'] = [head.license, head.library_name, head.pipeline_tag]
         hub.asked.clear()
@@ -58,8 +62,11 @@ def found(tmp_path_factory):
     import socket
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     root = tmp_path_factory.mktemp('hub')
-    env = hub_env(f'http://127.0.0.1:{port}', root/'hf', 'hf_good') | dict(HUB_PORT=str(port), PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get('PYTHONPATH')])]))
-    done = subprocess.run([sys.executable, '-c', f'import test_hub; test_hub.visit({str(root)!r})'], env=env, capture_output=True, text=True, timeout=500)
+    env = hub_env(f'http://127.0.0.1:{port}', root/'hf', 'hf_good') | dict(
+        HUB_PORT=str(port),
+        PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get('PYTHONPATH')])]))
+    done = subprocess.run([sys.executable, '-c', f'import test_hub; test_hub.visit({str(root)!r})'],
+                          env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -71,7 +78,8 @@ def line(answer):
 
 def test_a_push_brings_everything_and_no_path_of_this_machine(found):
     assert found['push'][0] == 0 and '/me/course' in found['push'][1] and 'apache-2.0' in found['push'][1], found['push']
-    assert {'README.md', 'model_index.json', 'prompt_bank.json', 'uvit/diffusion_pytorch_model.safetensors', 'vae/diffusion_pytorch_model.safetensors', 'text_encoder/tokenizer.json'} <= set(found['files'])
+    assert {'README.md', 'model_index.json', 'prompt_bank.json', 'uvit/diffusion_pytorch_model.safetensors',
+            'vae/diffusion_pytorch_model.safetensors', 'text_encoder/tokenizer.json'} <= set(found['files'])
     assert found['private'] and found['large'] == 3 and '_name_or_path' not in found['index']
     assert found['url'].endswith('/me/other')
 
@@ -79,7 +87,9 @@ def test_the_card_on_the_hub_has_notice_licence_data_budget_and_floors(found):
     from vap_diffusion.pipeline import SYNTHETIC
     shipped = (Path(__file__).parents[1]/'assets'/'course'/'README.md').read_text()
     assert found['head'] == ['apache-2.0', 'vap-diffusion', 'text-to-image']
-    assert SYNTHETIC in found['card'] and 'phantoms' in found['card'] and re.search(r'- \*\*steps\*\*: \d+', shipped)[0] in found['card'] and '- **FID (floor)**: 43.21 (1.234)' in found['card']
+    assert (SYNTHETIC in found['card'] and 'phantoms' in found['card']
+            and re.search(r'- \*\*steps\*\*: \d+', shipped)[0] in found['card']
+            and '- **FID (floor)**: 43.21 (1.234)' in found['card'])
     assert "load_pipeline('me/course')" in found['card'] and found['card'].count('## Metrics') == 1 and '15.3' not in found['card']
 
 def test_what_comes_back_paints_the_same_images(found):

@@ -10,20 +10,28 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     for label in ('a', 'b'):
         (tmp_path/'images'/label).mkdir(parents=True)
-        for i in range(10): Image.fromarray(rng.integers(0, 255, (80, 70, 3), dtype=np.uint8)).save(tmp_path/'images'/label/f'{i}.png')
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 255, (80, 70, 3), dtype=np.uint8)).save(tmp_path/'images'/label/f'{i}.png')
     return tmp_path/'images'
 
 def odd(folder):
     "The same red square in modes that cameras and scanners write."
     red = Image.new('RGB', (40, 40), (200, 30, 30))
-    red.convert('CMYK').save(folder/'a'/'cmyk.jpg'); red.convert('RGBA').save(folder/'a'/'rgba.png'); red.convert('P').save(folder/'a'/'palette.png')
-    Image.fromarray(np.full((40, 40), 40000, np.uint16)).save(folder/'a'/'sixteen.png'); red.resize((1, 1)).save(folder/'a'/'one.png')
+    red.convert('CMYK').save(folder/'a'/'cmyk.jpg')
+    red.convert('RGBA').save(folder/'a'/'rgba.png')
+    red.convert('P').save(folder/'a'/'palette.png')
+    Image.fromarray(np.full((40, 40), 40000, np.uint16)).save(folder/'a'/'sixteen.png')
+    red.resize((1, 1)).save(folder/'a'/'one.png')
     exif = Image.Exif(); exif[0x0112] = 6
-    tall = Image.new('RGB', (40, 80)); tall.paste((255, 255, 255), (0, 0, 40, 40)); tall.save(folder/'a'/'rotated.jpg', exif=exif)
+    tall = Image.new('RGB', (40, 80))
+    tall.paste((255, 255, 255), (0, 0, 40, 40))
+    tall.save(folder/'a'/'rotated.jpg', exif=exif)
 
 def broken(folder):
     (folder/'b'/'empty.png').write_bytes(b''); (folder/'b'/'words.png').write_text('this is no image')
-    buffer = io.BytesIO(); Image.effect_noise((200, 200), 50).convert('RGB').save(buffer, 'JPEG'); (folder/'b'/'torn.jpg').write_bytes(buffer.getvalue()[:len(buffer.getvalue())//2])
+    buffer = io.BytesIO()
+    Image.effect_noise((200, 200), 50).convert('RGB').save(buffer, 'JPEG')
+    (folder/'b'/'torn.jpg').write_bytes(buffer.getvalue()[:len(buffer.getvalue())//2])
 
 def test_odd_images_are_read(folder, tmp_path):
     from vap_diffusion.datasets import load_image

@@ -1,4 +1,5 @@
-"""What would bore a reader of chapter 13: processes that merge, published definitions, memory, files of other networks, faults of the command."""
+"""What would bore a reader of chapter 13: processes that merge, published definitions, memory, files of other networks,
+faults of the command."""
 import json, subprocess, sys
 from pathlib import Path
 from unittest import mock
@@ -17,8 +18,10 @@ def filled(name, rows=slice(None), **kw):
     from torch import nn
     from torchmetrics.image.inception import InceptionScore
     from vap_diffusion.metrics import DensityCoverage, FrechetInceptionDistance, Given, ImprovedPrecisionRecall, KernelInceptionDistance
-    make = dict(precision_recall=ImprovedPrecisionRecall, density_coverage=DensityCoverage, fid=lambda **k: FrechetInceptionDistance(Given(6), **k),
-                kid=lambda **k: KernelInceptionDistance(Given(6), subset_size=90, subsets=1, **k), **{'is': lambda **k: InceptionScore(nn.Identity(), splits=1, **k)})
+    make = dict(precision_recall=ImprovedPrecisionRecall, density_coverage=DensityCoverage,
+                fid=lambda **k: FrechetInceptionDistance(Given(6), **k),
+                kid=lambda **k: KernelInceptionDistance(Given(6), subset_size=90, subsets=1, **k),
+                **{'is': lambda **k: InceptionScore(nn.Identity(), splits=1, **k)})
     metric, sets = make[name](**kw), (points(0)[rows], 0.8*points(1)[rows] + 0.3)
     for part in sets[1].split(17):
         if name == 'is': metric.update(part)
@@ -28,7 +31,9 @@ def filled(name, rows=slice(None), **kw):
 
 def figures(metric):
     value = metric.compute()
-    return torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in (value if isinstance(value, tuple) else (value,))]).nan_to_num()   # one subset, one split: no deviation
+    # one subset, one split: no deviation
+    return torch.stack([torch.as_tensor(v, dtype=torch.float64)
+                        for v in (value if isinstance(value, tuple) else (value,))]).nan_to_num()
 
 def share(rank, folder):
     "One of two processes: sees its part only, and must compute the figures of the whole."
@@ -41,14 +46,17 @@ def test_metrics_merge_across_processes(tmp_path):
     mp.spawn(share, (str(tmp_path),), nprocs=2)
     for rank in range(2):
         found = torch.load(tmp_path/f'{rank}.pt')
-        for name in METRICS: torch.testing.assert_close(found[name], figures(filled(name)), rtol=1e-5, atol=1e-6, msg=lambda m: f'{name}: {m}')
+        for name in METRICS:
+            torch.testing.assert_close(found[name], figures(filled(name)), rtol=1e-5, atol=1e-6,
+                                       msg=lambda m: f'{name}: {m}')
 
 @pytest.mark.parametrize('name', METRICS)
 def test_metrics_merge_by_state(name):
     one, two, whole = filled(name, slice(0, 50)), filled(name, slice(50, 90)), figures(filled(name))
     one.merge_state(two)
     torch.testing.assert_close(figures(one), whole, rtol=1e-5, atol=1e-6)
-    if name != 'kid': assert not torch.allclose(figures(two), whole, rtol=1e-3)     # a part alone gives another figure (KID: too few for its subset)
+    # a part alone gives another figure (KID: too few for its subset)
+    if name != 'kid': assert not torch.allclose(figures(two), whole, rtol=1e-3)
 
 # --- equal to what was published -------------------------------------------------------------------------------------
 
@@ -57,17 +65,20 @@ def published(real, fake, k, strict):
     distance = lambda a, b: np.sqrt(((a[:, None] - b[None])**2).sum(-1))
     within = np.less if strict else np.less_equal
     radius = lambda x: np.sort(distance(x, x), 1)[:, k]                 # column 0 is the point itself
-    in_real, in_fake = within(distance(real, fake), radius(real)[:, None]), within(distance(fake, real), radius(fake)[:, None])   # N M, M N
+    in_real, in_fake = (within(distance(real, fake), radius(real)[:, None]),
+                        within(distance(fake, real), radius(fake)[:, None]))    # N M, M N
     return in_real.any(0).mean(), in_fake.any(0).mean(), in_real.sum()/(k*len(fake)), in_real.any(1).mean()
 
 def cloud(kind, n, seed):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, 5, generator=g)
-    return {'smooth': x + 0.2*seed, 'far from 0': x + 1000, 'grid': (2*x).round(), 'copies': x[:4].repeat(n//4 + 1, 1)[:n], 'one point': torch.ones(n, 5)}[kind]
+    return {'smooth': x + 0.2*seed, 'far from 0': x + 1000, 'grid': (2*x).round(),
+            'copies': x[:4].repeat(n//4 + 1, 1)[:n], 'one point': torch.ones(n, 5)}[kind]
 
 @pytest.mark.parametrize('strict', (False, True))
 @pytest.mark.parametrize('k', (1, 3, 5))
-@pytest.mark.parametrize('kinds', (('smooth', 'smooth'), ('far from 0', 'far from 0'), ('grid', 'grid'), ('grid', 'copies'), ('copies', 'smooth'), ('one point', 'one point')))
+@pytest.mark.parametrize('kinds', (('smooth', 'smooth'), ('far from 0', 'far from 0'), ('grid', 'grid'),
+                                   ('grid', 'copies'), ('copies', 'smooth'), ('one point', 'one point')))
 def test_published_definitions(kinds, k, strict):
     "On ties, copies and clouds far from 0, too: there a matrix product alone decides wrongly. Chunks that do not divide the sets."
     from vap_diffusion.metrics import DensityCoverage, ImprovedPrecisionRecall
@@ -84,7 +95,8 @@ def test_fid_kid_and_is_by_their_formulas():
     from scipy.linalg import sqrtm
     a, b = points(0).double().numpy(), (0.8*points(1) + 0.3).double().numpy()
     A, B = np.cov(a.T), np.cov(b.T)
-    np.testing.assert_allclose(figures(filled('fid')), [((a.mean(0) - b.mean(0))**2).sum() + np.trace(A + B - 2*sqrtm(A @ B).real)], rtol=1e-4)
+    np.testing.assert_allclose(figures(filled('fid')),
+                               [((a.mean(0) - b.mean(0))**2).sum() + np.trace(A + B - 2*sqrtm(A @ B).real)], rtol=1e-4)
     n, kernel = len(a), lambda x, y: (x @ y.T/6 + 1)**3
     off = lambda m: (m.sum() - np.trace(m))/(n*(n - 1))
     np.testing.assert_allclose(figures(filled('kid'))[0], off(kernel(a, a)) + off(kernel(b, b)) - 2*kernel(a, b).mean(), rtol=1e-4)
@@ -99,8 +111,10 @@ def test_torch_fidelity_gives_the_same():
     from torch_fidelity.metric_kid import kid_features_to_metric
     real, fake = points(0), 0.8*points(1) + 0.3
     np.testing.assert_allclose(figures(filled('precision_recall')), prc.calculate_precision_recall_full(fake, real), rtol=1e-6)
-    np.testing.assert_allclose(figures(filled('fid')), fid_statistics_to_metric(*(fid_features_to_statistics(x.double()) for x in (real, fake)), False)['frechet_inception_distance'], rtol=1e-4)
-    np.testing.assert_allclose(figures(filled('kid'))[0], kid_features_to_metric(fake, real, kid_subsets=1, kid_subset_size=90, verbose=False)['kernel_inception_distance_mean'], rtol=1e-4)
+    np.testing.assert_allclose(figures(filled('fid')), fid_statistics_to_metric(
+        *(fid_features_to_statistics(x.double()) for x in (real, fake)), False)['frechet_inception_distance'], rtol=1e-4)
+    np.testing.assert_allclose(figures(filled('kid'))[0], kid_features_to_metric(
+        fake, real, kid_subsets=1, kid_subset_size=90, verbose=False)['kernel_inception_distance_mean'], rtol=1e-4)
     np.testing.assert_allclose(figures(filled('is'))[0], isc_features_to_metric(fake, splits=1)['inception_score_mean'], rtol=1e-5)
 
 def test_memory_does_not_grow_with_the_distance_matrix():
@@ -108,11 +122,13 @@ def test_memory_does_not_grow_with_the_distance_matrix():
     if not Path('/proc/self/clear_refs').exists(): pytest.skip('peak memory is read from Linux /proc')
     found = bench_metrics.memory(6000, 16, ('ours', 'dense64'))
     assert found['ours']['working'] < 0.25*found['dense64']['working'], found
-    np.testing.assert_allclose([found['ours'][k] for k in ('precision', 'recall')], [found['dense64'][k] for k in ('precision', 'recall')], atol=2e-3)
+    np.testing.assert_allclose([found['ours'][k] for k in ('precision', 'recall')],
+                               [found['dense64'][k] for k in ('precision', 'recall')], atol=2e-3)
 
 # --- intervals, floors, faults ---------------------------------------------------------------------------------------
 
-def noise(seed, n=64): return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+def noise(seed, n=64):
+    return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 @pytest.mark.filterwarnings('ignore:n = .* is not above')
 def test_evaluate_has_floors_halves_and_intervals():
@@ -127,10 +143,13 @@ def test_evaluate_has_floors_halves_and_intervals():
     assert set(rich['intervals']) == {*names, *(f'{n}_floor' for n in names), 'is', 'is_real'}
     assert all(low <= rich[name] <= high for name, (low, high) in rich['intervals'].items())
     assert all(least <= mean <= most for mean, least, most in (rich['half_splits'][n] for n in names))
-    both = evaluate(noise(0), {'a': noise(1), 'b': noise(2)}, net, n=20, infinite=None)    # several sets, the floors once: as each by itself
+    # several sets, the floors once: as each by itself
+    both = evaluate(noise(0), {'a': noise(1), 'b': noise(2)}, net, n=20, infinite=None)
     assert both['a'] == plain and both['b'] == evaluate(noise(0), noise(2), net, n=20) and plain['fid'] != both['b']['fid']
-    with pytest.raises(ValueError, match='b has 30 images'): evaluate(noise(0), {'a': noise(1), 'b': noise(2, 30)}, net, n=31)
-    assert 'fid_infinity' in evaluate(noise(0), noise(1), FeatureNet(widths=(4, 4), sample_size=16).eval(), n=32, infinite=None)  # 16 features
+    with pytest.raises(ValueError, match='b has 30 images'):
+        evaluate(noise(0), {'a': noise(1), 'b': noise(2, 30)}, net, n=31)
+    assert 'fid_infinity' in evaluate(noise(0), noise(1), FeatureNet(widths=(4, 4), sample_size=16).eval(), n=32,
+                                      infinite=None)  # 16 features
     with_floor = evaluate(noise(0), noise(1), net, n=6, floor_real=noise(2))
     assert with_floor['half_splits'] == {'n': 3, 'times': 0} and with_floor['k_coverage'] == 5
     assert evaluate(noise(0), noise(1), net, n=4)['k_coverage'] == 3
@@ -144,19 +163,23 @@ def test_too_few_points():
 
 def test_inception_from_a_file(tmp_path):
     "A file of random weights in torch-fidelity's layout: the real loading code, through torchmetrics."
-    fidelity = pytest.importorskip('torch_fidelity.feature_extractor_inceptionv3', reason='torch-fidelity is not installed: a dev requirement')
+    fidelity = pytest.importorskip('torch_fidelity.feature_extractor_inceptionv3',
+                                   reason='torch-fidelity is not installed: a dev requirement')
     from vap_diffusion.metrics import evaluate, features_name, load_features
     file, make = tmp_path/'inception.pth', fidelity.FeatureExtractorInceptionV3
     torch.manual_seed(0)
-    with mock.patch.object(fidelity, 'load_state_dict_from_url', lambda *a, **k: {}), mock.patch.object(make, 'load_state_dict', lambda *a: None):
+    with (mock.patch.object(fidelity, 'load_state_dict_from_url', lambda *a, **k: {}),
+          mock.patch.object(make, 'load_state_dict', lambda *a: None)):
         torch.save(make('inception-v3-compat', ['2048']).state_dict(), file)
     net, images = load_features(f'inception:{file}'), torch.randint(0, 256, (12, 3, 64, 64), dtype=torch.uint8)
     features = net(images)
     assert features.shape == (12, 2048) and net.logits(features).shape == (12, 1008)
-    with pytest.warns(UserWarning, match='not above the 2048 features'): result = evaluate(images, images, net, n=4, splits=1)
+    with pytest.warns(UserWarning, match='not above the 2048 features'):
+        result = evaluate(images, images, net, n=4, splits=1)
     assert result['features'] == features_name(net) and result['features'].startswith('InceptionFeatures-')
     torch.save({'a': torch.zeros(2)}, tmp_path/'other.pth')
-    with pytest.raises(ValueError, match="other.pth' does not hold torch-fidelity's Inception-v3 weights"): load_features(f"inception:{tmp_path/'other.pth'}")
+    with pytest.raises(ValueError, match="other.pth' does not hold torch-fidelity's Inception-v3 weights"):
+        load_features(f"inception:{tmp_path/'other.pth'}")
 
 @pytest.mark.parametrize('name', ('test_vit', 'test_resnet', 'test_convnext', 'mobilenetv3_small_050', 'eva02_tiny_patch14_224'))
 def test_any_timm_model(name, tmp_path):
@@ -179,12 +202,15 @@ def test_any_timm_model(name, tmp_path):
 def test_timm_faults(tmp_path, monkeypatch):
     from vap_diffusion.metrics import load_features
     with pytest.raises(ValueError, match="knows no model 'resnet17'"): load_features('timm:resnet17')
-    with pytest.raises(FileNotFoundError, match="give 'timm:test_vit@FILE'"): load_features(f"timm:test_vit@{tmp_path/'no.pth'}")
+    with pytest.raises(FileNotFoundError, match="give 'timm:test_vit@FILE'"):
+        load_features(f"timm:test_vit@{tmp_path/'no.pth'}")
     torch.save({'a': torch.zeros(2)}, tmp_path/'other.pth')
-    with pytest.raises(ValueError, match="other.pth' does not hold weights of timm's 'test_vit'"): load_features(f"timm:test_vit@{tmp_path/'other.pth'}")
+    with pytest.raises(ValueError, match="other.pth' does not hold weights of timm's 'test_vit'"):
+        load_features(f"timm:test_vit@{tmp_path/'other.pth'}")
     def offline(*a, **k): raise OSError('no network')
     monkeypatch.setattr('timm.create_model', offline)
-    with pytest.raises(FileNotFoundError, match="go online once, or give 'timm:test_vit@FILE'"): load_features('timm:test_vit')
+    with pytest.raises(FileNotFoundError, match="go online once, or give 'timm:test_vit@FILE'"):
+        load_features('timm:test_vit')
 
 def test_folder_of_another_network(tmp_path):
     from vap_diffusion.metrics import load_features
@@ -193,7 +219,8 @@ def test_folder_of_another_network(tmp_path):
 
 def test_recorded_command(tmp_path):
     "The command that made the shipped network, in small: trains, writes card and ladder; the second time it judges what is there."
-    line = [sys.executable, '-m', 'vap_diffusion.metrics', '--out', tmp_path/'net', '--images', '40', '--steps', '2', '--n', '40', '--size', '32', '--ladder', tmp_path/'ladder.json']
+    line = [sys.executable, '-m', 'vap_diffusion.metrics', '--out', tmp_path/'net', '--images', '40', '--steps', '2',
+            '--n', '40', '--size', '32', '--ladder', tmp_path/'ladder.json']
     first = subprocess.run(line, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     assert '- steps: 2' in (tmp_path/'net'/'README.md').read_text()
@@ -221,7 +248,8 @@ def test_every_judge_of_a_result_has_a_ladder():
     "A network that judges in results/ has shown what it sees: results/feature_ladder.json."
     import re
     results = Path(__file__).parent.parent/'results'
-    judges = {m for f in results.glob('*.json') if f.stem != 'feature_ladder' for m in re.findall(r'"features": "(\w+-64-[0-9a-f]{8})"', f.read_text())}
+    judges = {m for f in results.glob('*.json') if f.stem != 'feature_ladder'
+              for m in re.findall(r'"features": "(\w+-64-[0-9a-f]{8})"', f.read_text())}
     assert judges and judges == {l['features'] for l in json.loads((results/'feature_ladder.json').read_text()).values()}
 
 def test_a_table_of_one_class_climbs_the_ladder():
@@ -230,7 +258,8 @@ def test_a_table_of_one_class_climbs_the_ladder():
     kinds = [kind for kind, *_ in missing_modes(images, ['a']*40, 20, 0)]
     assert 'class left out' not in kinds and 'half of the modes' in kinds
     net = load_features('phantoms')
-    assert on_card(net, images[:3], images, 10, 0) == {} and 'n = 20' in on_card(net, images[:20], images[20:], 1500, 0)['held_out_real_images']
+    assert (on_card(net, images[:3], images, 10, 0) == {}
+            and 'n = 20' in on_card(net, images[:20], images[20:], 1500, 0)['held_out_real_images'])
 
 def test_intervals_need_twice_as_many_images():
     from vap_diffusion.metrics import evaluate
@@ -242,7 +271,8 @@ def test_adherence_reads_each_class_by_its_own_modality():
     from vap_diffusion.phantoms import CLASSES, describe_attributes, make_phantom
     from vap_diffusion.quickstart import adherence_of
     made = [make_phantom(label, 920_000 + i) for i in range(4) for of in CLASSES.values() for label in of]
-    manifest = pd.DataFrame(dict(label=[p.label for p in made], prompt=[describe_attributes(p.modality, p.attributes) for p in made]))
+    manifest = pd.DataFrame(dict(label=[p.label for p in made],
+                                 prompt=[describe_attributes(p.modality, p.attributes) for p in made]))
     table = manifest.assign(modality=[p.modality for p in made])
     found = adherence_of(np.stack([p.image for p in made]), manifest, table)
     assert found['mean'] > .9 > found['chance'] + .3 and found['n'] == len(made)
@@ -272,10 +302,13 @@ def test_chance_never_sets_an_image_against_its_own_prompt():
     with pytest.raises(ValueError, match='at least 2 images'): adherence(images[:1], prompts[:1], 'dermoscopy')
     with pytest.raises(ValueError, match='real_prompts'): adherence(images, prompts, 'dermoscopy', real=images)
 
-@pytest.mark.parametrize('n, floor, how, said', [(3, None, {}, '1 images on a side are too few for k = 3: give at least 4 of each, of the real ones 8'), (10, 6, dict(repeats=2), '6 images are too few for intervals'), (3, 3, {}, '3 images on a side')])
+@pytest.mark.parametrize('n, floor, how, said', [
+    (3, None, {}, '1 images on a side are too few for k = 3: give at least 4 of each, of the real ones 8'),
+    (10, 6, dict(repeats=2), '6 images are too few for intervals'), (3, 3, {}, '3 images on a side')])
 def test_few_images_are_counted(n, floor, how, said):
     from vap_diffusion.metrics import evaluate
-    with pytest.raises(ValueError, match=said): evaluate(noise(0, n), noise(1, n), floor_real=None if floor is None else noise(2, floor), **how)
+    with pytest.raises(ValueError, match=said):
+        evaluate(noise(0, n), noise(1, n), floor_real=None if floor is None else noise(2, floor), **how)
 
 def test_a_judge_without_classes_has_no_inception_score():
     from vap_diffusion.metrics import FeatureNet, evaluate

@@ -7,7 +7,8 @@ pages = pytest.mark.parametrize('page', readme.PAGES, ids=lambda p: str(p.relati
 @pages
 def test_tables_are_drawn_from_results(page): assert readme.drawn(page.read_text()) == page.read_text(), 'run `make readme`'
 
-def headings(page): return {re.sub(r'[^\w -]', '', h.lower()).replace(' ', '-') for h in re.findall(r'^#+ (.*)$', page.read_text(), re.M)}
+def headings(page):
+    return {re.sub(r'[^\w -]', '', h.lower()).replace(' ', '-') for h in re.findall(r'^#+ (.*)$', page.read_text(), re.M)}
 
 @pages
 def test_links_lead_to_a_file_and_a_heading(page):

@@ -7,7 +7,9 @@ from vap_diffusion import cli
 from vap_diffusion.prototype import ReleasedUViT, convert_released
 
 SMALL = dict(side=8, channels=4, patch=2, width=32, pairs=2, words=6, word_width=20, classes=4)
-SIZES = [(SMALL, 4), (dict(side=3, channels=3, patch=1, width=24, pairs=1, words=3, word_width=8, classes=2), 2), (dict(side=8, channels=2, patch=4, width=16, pairs=3, words=5, word_width=12, classes=8), 8)]
+SIZES = [(SMALL, 4),
+         (dict(side=3, channels=3, patch=1, width=24, pairs=1, words=3, word_width=8, classes=2), 2),
+         (dict(side=8, channels=2, patch=4, width=16, pairs=3, words=5, word_width=12, classes=8), 8)]
 
 @pytest.mark.parametrize('sizes,heads', SIZES)
 def test_output_and_loss_are_those_of_the_description(tmp_path, sizes, heads):
@@ -16,7 +18,8 @@ def test_output_and_loss_are_those_of_the_description(tmp_path, sizes, heads):
     model = ReleasedUViT.from_pretrained(convert_released(tmp_path/'weights.safetensors', tmp_path/'out', heads)).train()
     g = torch.Generator().manual_seed(1)
     x = torch.randn(3, sizes['channels'], sizes['side'], sizes['side'], generator=g)
-    words, t, c = torch.randn(3, sizes['words'], sizes['word_width'], generator=g), torch.tensor([0, 371, 999]), torch.tensor([0, 1, sizes['classes'] - 1])
+    words, t, c = (torch.randn(3, sizes['words'], sizes['word_width'], generator=g), torch.tensor([0, 371, 999]),
+                   torch.tensor([0, 1, sizes['classes'] - 1]))
     with torch.no_grad(): found = model(x, t, c, words)
     wanted = [released_reference.run(state, *row, heads) for row in zip(x, t.tolist(), c.tolist(), words)]
     torch.testing.assert_close(found.sample.double(), torch.stack([w for w, _ in wanted]), atol=2e-4, rtol=2e-4)
@@ -32,7 +35,9 @@ def test_a_state_dict_goes_in_and_comes_out_the_same(tmp_path):
     assert fresh.load_state_dict(state, strict=True).missing_keys == []
 
 def test_the_published_configuration_has_the_published_layout():
-    with torch.device('meta'): model = ReleasedUViT(sample_size=32, embed_dim=512, depth=16, num_heads=8, text_dim=768, max_text_tokens=256, num_classes=7)
+    with torch.device('meta'):
+        model = ReleasedUViT(sample_size=32, embed_dim=512, depth=16, num_heads=8, text_dim=768, max_text_tokens=256,
+                             num_classes=7)
     wanted = released_reference.shapes(side=32, channels=4, patch=2, width=512, pairs=8, words=256, word_width=768, classes=8)
     assert {n: tuple(v.shape) for n, v in model.state_dict().items()} == wanted
     assert 64e6 < sum(v.numel() for v in model.state_dict().values()) < 66e6
@@ -81,9 +86,11 @@ def test_convert_on_the_command_line(tmp_path, monkeypatch, capsys):
         return e.value.code, said.out, [l for l in said.err.splitlines() if l.startswith('error: ')]
     save_file(released_reference.random_state(**SMALL), tmp_path/'w.safetensors')
     code, out, errors = run(tmp_path/'w.safetensors', '--out', tmp_path/'out', '--heads', 4)
-    assert (code, errors) == (0, []) and sorted(p.name for p in (tmp_path/'out').iterdir()) == ['config.json', 'diffusion_pytorch_model.safetensors'] and '8 x 8' in out
+    assert ((code, errors) == (0, []) and sorted(p.name for p in (tmp_path/'out').iterdir())
+            == ['config.json', 'diffusion_pytorch_model.safetensors'] and '8 x 8' in out)
     torch.save({'a': Runs()}, tmp_path/'code.pt')
-    for args, words in [(('w.safetensors', 'out', 4), 'in use'), (('w.safetensors', 'new', 5), 'num_heads'), (('code.pt', 'new', 8), 'pickled code')]:
+    for args, words in [(('w.safetensors', 'out', 4), 'in use'), (('w.safetensors', 'new', 5), 'num_heads'),
+                        (('code.pt', 'new', 8), 'pickled code')]:
         code, out, errors = run(tmp_path/args[0], '--out', tmp_path/args[1], '--heads', args[2])
         assert code == 1 and len(errors) == 1 and words in errors[0], (args, errors)
     assert not (tmp_path/'new').exists()
@@ -101,7 +108,8 @@ def test_converted_weights_paint(tmp_path):
     folder, names = convert_released(tmp_path/'weights.safetensors', tmp_path/'model', 4), ['nevus', 'melanoma', 'keratosis']
     released_pipeline(folder, names, 'course', 'course').save_pretrained(tmp_path/'pipeline')
     pipe = load_pipeline(tmp_path/'pipeline')
-    assert type(pipe.uvit) is ReleasedUViT and len(sample(pipe, tmp_path/'s', 3, prompt='round brown lesion', num_inference_steps=2, progress=False)) == 3
+    assert (type(pipe.uvit) is ReleasedUViT
+            and len(sample(pipe, tmp_path/'s', 3, prompt='round brown lesion', num_inference_steps=2, progress=False)) == 3)
     with pytest.raises(ValueError, match='no prompt bank'): pipe('nevus')
     states, mask = pipe.states(['round brown lesion', ''])                    # padding takes part: 64 tokens for each text, none of them 0
     assert mask is None and states.shape == (2, 64, 128) and (states != 0).any(-1).all() and not torch.allclose(states[0], states[1])
@@ -109,6 +117,9 @@ def test_converted_weights_paint(tmp_path):
     null = pipe.states(['', ''])[0]
     with torch.no_grad():
         cond, other = pipe.uvit(x, t, index, states).sample, pipe.uvit(x, t, torch.tensor([3, 3]), null).sample
-        for pipe.one_pass in (False, True): torch.testing.assert_close(pipe.answer(x, t, index, states, None, 3., null=null), other + 3*(cond - other), atol=1e-4, rtol=1e-4)
+        for pipe.one_pass in (False, True):
+            torch.testing.assert_close(pipe.answer(x, t, index, states, None, 3., null=null), other + 3*(cond - other),
+                                       atol=1e-4, rtol=1e-4)
     save_file(released_reference.random_state(**SMALL | dict(channels=8)), tmp_path/'narrow.safetensors')
-    with pytest.raises(ValueError, match='course has 128 numbers a word, .* trained on 20'): released_pipeline(convert_released(tmp_path/'narrow.safetensors', tmp_path/'narrow', 4), names, 'course', 'course')
+    with pytest.raises(ValueError, match='course has 128 numbers a word, .* trained on 20'):
+        released_pipeline(convert_released(tmp_path/'narrow.safetensors', tmp_path/'narrow', 4), names, 'course', 'course')

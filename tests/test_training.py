@@ -13,13 +13,15 @@ def work(tmp_path_factory): return folder_with_features(tmp_path_factory.mktemp(
 def losses(run): return [l['loss'] for l in ending(run)[1]]
 def recon(run): return [l['recon_loss'] for l in ending(run)[1]]
 
-def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path): train_kills.main(4, tmp_path)   # `python tests/train_kills.py` kills 50 times
+def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path):
+    train_kills.main(4, tmp_path)   # `python tests/train_kills.py` kills 50 times
 
 def stopped(work, name):
     "A run of 30 steps that is stopped at step 20, with checkpoints of steps 19 and 20."
     from vap_diffusion import training
     def stop(model, folder, step): raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): training.train(work, steps=30, name=name, save_every=0, watch=stop, watch_every=20, **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(work, steps=30, name=name, save_every=0, watch=stop, watch_every=20, **SMALL)
     found = training.checkpoints(work/'models'/name/'checkpoints')
     assert [p.name for p in found] == ['step-000000019', 'step-000000020']
     return found
@@ -41,9 +43,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(work, damage):
 def test_after_two_damaged_checkpoints_new_ones_are_kept(work):
     "The run begins anew; what it saves is not taken for older than the damaged ones."
     from vap_diffusion.training import checkpoints, train
-    for path in stopped(work, 'both'): (path/'state.json').write_text('7' if path.name.endswith('19') else (path/'state.json').read_text().replace('"step": 20', '"step": 18'))
+    for path in stopped(work, 'both'):
+        (path/'state.json').write_text('7' if path.name.endswith('19') else
+                                       (path/'state.json').read_text().replace('"step": 20', '"step": 18'))
     def stop(model, folder, step): raise KeyboardInterrupt
-    with pytest.warns(UserWarning, match='is damaged') as said, pytest.raises(KeyboardInterrupt): train(work, steps=30, name='both', save_every=0, watch=stop, watch_every=5, **SMALL)
+    with pytest.warns(UserWarning, match='is damaged') as said, pytest.raises(KeyboardInterrupt):
+        train(work, steps=30, name='both', save_every=0, watch=stop, watch_every=5, **SMALL)
     assert sum('is damaged' in str(w.message) for w in said) == 2
     assert [p.name for p in checkpoints(work/'models'/'both'/'checkpoints')] == ['step-000000004', 'step-000000005']
 
@@ -57,20 +62,26 @@ def test_looks_cost_no_budget_and_leave_the_run_as_it_is(work):
         seen.append((step, {k: v.clone() for k, v in model.state_dict().items()}))
         torch.manual_seed(step); torch.rand(3); time.sleep(0.5); return dict(fid=float(step), fid_floor=1.)
     state, start = torch.get_rng_state(), time.time()
-    watched, plain = train(work, steps=30, name='watched', watch=watch, watch_every=10, **SMALL), train(work, steps=30, name='whole', **SMALL)
+    watched, plain = (train(work, steps=30, name='watched', watch=watch, watch_every=10, **SMALL),
+                      train(work, steps=30, name='whole', **SMALL))
     (a, log_a), (b, log_b) = ending(watched), ending(plain)
     assert all(torch.equal(a[k], b[k]) for k in a) and log_a == log_b and torch.equal(state, torch.get_rng_state())
-    assert [s for s, _ in seen] == [10, 20, 30] and all(torch.equal(seen[-1][1][k], a[k]) for k in a), 'the last look sees what is saved'
+    assert [s for s, _ in seen] == [10, 20, 30] and all(torch.equal(seen[-1][1][k], a[k]) for k in a), (
+        'the last look sees what is saved')
     assert log_lines(watched/'watch.jsonl') == [dict(step=s, fid=float(s), fid_floor=1.) for s in (10, 20, 30)]
     assert json.loads((watched/'train.json').read_text())['seconds'] < time.time() - start - 1.4
 
 def test_a_watcher_that_fails_is_named_once_and_the_training_goes_on(work):
     from vap_diffusion.training import log_lines, train
     def broken(model, folder, step): raise RuntimeError('no room\nleft')
-    with pytest.warns(UserWarning, match='step 8: watching failed .RuntimeError: no room left.; the training goes on unwatched') as said: run = train(work, steps=30, name='broken', watch=broken, **SMALL)
+    with pytest.warns(UserWarning, match='step 8: watching failed .RuntimeError: no room left.; '
+                                         'the training goes on unwatched') as said:
+        run = train(work, steps=30, name='broken', watch=broken, **SMALL)
     (a, _), (b, _) = ending(run), ending(train(work, steps=30, name='whole', **SMALL))
-    assert sum('watching' in str(w.message) for w in said) == 1 and all(torch.equal(a[k], b[k]) for k in a) and log_lines(run/'watch.jsonl') == []
-    with pytest.raises(ValueError, match='watch_every is 0'): train(work, steps=3, name='never', watch=broken, watch_every=0, **SMALL)
+    assert (sum('watching' in str(w.message) for w in said) == 1 and all(torch.equal(a[k], b[k]) for k in a)
+            and log_lines(run/'watch.jsonl') == [])
+    with pytest.raises(ValueError, match='watch_every is 0'):
+        train(work, steps=3, name='never', watch=broken, watch_every=0, **SMALL)
 
 def test_a_resumed_run_drops_the_looks_after_its_checkpoint(tmp_path):
     from vap_diffusion.training import Log, log_lines
@@ -87,11 +98,13 @@ def test_a_watched_run_leaves_pictures_figures_and_one_page(work, text):
     from vap_diffusion.training import log_lines, train
     run = train(work, steps=4, name=f'looked-{text}', text=text, watch=Watch(work, n=6, num_inference_steps=2), watch_every=2, **SMALL)
     looks = log_lines(run/'watch.jsonl')
-    assert [l['step'] for l in looks] == [2, 4] and all({'fid', 'fid_floor', 'kid', 'n', 'features', 'seconds', 'note'} <= set(l) for l in looks)
+    assert [l['step'] for l in looks] == [2, 4] and all({'fid', 'fid_floor', 'kid', 'n', 'features', 'seconds', 'note'}
+                                                        <= set(l) for l in looks)
     assert looks[0]['fid'] != looks[1]['fid'] and looks[0]['fid_floor'] == looks[1]['fid_floor']
     assert all(Image.open(run/l['picture']).info['Synthetic'] == 'true' for l in looks)
     page = (run/'report.html').read_text()
-    assert page.count('data:image/png;base64,') == 3 and '://' not in page and 'src="watch' not in page and 'no patient' in page and looks[0]['features'] in page
+    assert (page.count('data:image/png;base64,') == 3 and '://' not in page and 'src="watch' not in page
+            and 'no patient' in page and looks[0]['features'] in page)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     board = EventAccumulator(str(run/'tensorboard')); board.Reload()
     assert {'watch/fid', 'loss'} <= set(board.Tags()['scalars']) and board.Tags()['images'] == ['watch']
@@ -105,9 +118,11 @@ def test_two_processes_take_the_steps_of_one(work):
     "gloo on the CPU, at equal global batch: same losses, of the noise and of the prototypes, up to the order of sums."
     from vap_diffusion.training import train
     code = f"from vap_diffusion.training import train; train({str(work)!r}, steps=40, name='two', **{SMALL!r})"
-    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'vap_two']                # what accelerate launch calls on one machine
+    # what accelerate launch calls on one machine
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'vap_two']
     Path(work/'vap_two.py').write_text(code)
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', PYTHONPATH=os.pathsep.join([str(work), *sys.path])))
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=os.environ | dict(
+        OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', PYTHONPATH=os.pathsep.join([str(work), *sys.path])))
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((work/'models'/'two'/'train.json').read_text())['processes'] == 2
     one = train(work, steps=40, name='one', **SMALL)
@@ -117,11 +132,14 @@ def test_two_processes_take_the_steps_of_one(work):
 def test_a_batch_in_pieces_takes_the_same_steps(work):
     "The prototypes' loss is a mean over all tokens of the batch, however long the descriptions in a piece are."
     from vap_diffusion.training import train
-    assert recon(train(work, steps=40, name='pieces', accumulate=4, **SMALL)) == pytest.approx(recon(train(work, steps=40, name='one', **SMALL)), rel=1e-3)
-    assert losses(train(work, steps=40, name='pieces', accumulate=4, **SMALL)) == pytest.approx(losses(train(work, steps=40, name='one', **SMALL)), abs=2e-4)
+    assert (recon(train(work, steps=40, name='pieces', accumulate=4, **SMALL))
+            == pytest.approx(recon(train(work, steps=40, name='one', **SMALL)), rel=1e-3))
+    assert (losses(train(work, steps=40, name='pieces', accumulate=4, **SMALL))
+            == pytest.approx(losses(train(work, steps=40, name='one', **SMALL)), abs=2e-4))
     with pytest.raises(ValueError, match='batch of 16 cannot be cut'): train(work, steps=4, name='odd', accumulate=3, **SMALL)
 
-@pytest.mark.parametrize('choice', [dict(weighting='min_snr'), dict(timesteps='logit_normal'), dict(schedule='cosine'), dict(schedule='vp', prediction_type='epsilon', weighting='min_snr')])
+@pytest.mark.parametrize('choice', [dict(weighting='min_snr'), dict(timesteps='logit_normal'), dict(schedule='cosine'),
+                                    dict(schedule='vp', prediction_type='epsilon', weighting='min_snr')])
 def test_objectives_and_schedules_train_and_sample(work, choice):
     from vap_diffusion.pipeline import build_pipeline
     from vap_diffusion.training import SCHEDULES, train
@@ -138,8 +156,10 @@ def test_both_mechanisms_go_from_training_to_images(work, pcm, other):
     from vap_diffusion.training import train
     run = train(work, steps=3, name=f'mode-{pcm}', pcm=pcm, **SMALL)
     made = (run/'model'/'diffusion_pytorch_model.safetensors').stat().st_mtime_ns
-    with pytest.raises(FileExistsError, match='another setting .pcm was'): train(work, steps=3, name=f'mode-{pcm}', pcm=other, **SMALL)
-    assert train(work, steps=3, name=f'mode-{pcm}', pcm=pcm, **SMALL) == run and (run/'model'/'diffusion_pytorch_model.safetensors').stat().st_mtime_ns == made
+    with pytest.raises(FileExistsError, match='another setting .pcm was'):
+        train(work, steps=3, name=f'mode-{pcm}', pcm=other, **SMALL)
+    assert (train(work, steps=3, name=f'mode-{pcm}', pcm=pcm, **SMALL) == run
+            and (run/'model'/'diffusion_pytorch_model.safetensors').stat().st_mtime_ns == made)
     pipe = build_pipeline(run)
     assert type(pipe.uvit) is dict(paper=PrototypeUViT, released=ReleasedUViT)[pcm]
     images = pipe(pipe.class_names[:2], num_inference_steps=2, output_type='np', generator=torch.Generator().manual_seed(0)).images
@@ -155,12 +175,14 @@ def test_a_draw_that_is_rounded_up_to_the_end_stays_in_the_schedule(work, monkey
 @pytest.mark.parametrize('wrong', [dict(schedule='sigmoid'), dict(weighting='p2'), dict(timesteps='beta'), dict(prediction_type='score')])
 def test_unknown_choices_are_refused(work, wrong):
     from vap_diffusion.training import train
-    with pytest.raises(ValueError, match=f'{next(iter(wrong.values()))!r} is not known: choose one of'): train(work, steps=1, name='wrong', **wrong, **SMALL)
+    with pytest.raises(ValueError, match=f'{next(iter(wrong.values()))!r} is not known: choose one of'):
+        train(work, steps=1, name='wrong', **wrong, **SMALL)
     assert not (work/'models'/'wrong').exists()
 
 def test_divergence_names_step_checkpoint_and_cause(work):
     from vap_diffusion.training import train
-    with pytest.raises(FloatingPointError, match=r'at step \d+ .*learning rate \(100\).*(step-\d+|no checkpoint)'): train(work, steps=200, name='wild', lr=100., warmup=1, save_every=0, **SMALL)
+    with pytest.raises(FloatingPointError, match=r'at step \d+ .*learning rate \(100\).*(step-\d+|no checkpoint)'):
+        train(work, steps=200, name='wild', lr=100., warmup=1, save_every=0, **SMALL)
     assert 'This run broke.' in (page := (work/'models'/'wild'/'report.html').read_text()) and 'learning rate (100)' in page
 
 def test_latents_that_are_not_finite_are_the_cause(tmp_path, work):
@@ -171,8 +193,11 @@ def test_latents_that_are_not_finite_are_the_cause(tmp_path, work):
     shutil.copytree(work, tmp_path/'w', ignore=shutil.ignore_patterns('models'))
     file = tmp_path/'w'/'features'/'moments.safetensors'
     with safe_open(file, 'pt') as f: note = f.metadata()
-    moments = {k: v.clone() for k, v in load_file(file).items()}; moments['mean'][:] = float('nan'); save_file(moments, file, note)
-    with pytest.raises(FloatingPointError, match='cached latents hold numbers that are not finite.*encode'): train(tmp_path/'w', steps=3, **SMALL)
+    moments = {k: v.clone() for k, v in load_file(file).items()}
+    moments['mean'][:] = float('nan')
+    save_file(moments, file, note)
+    with pytest.raises(FloatingPointError, match='cached latents hold numbers that are not finite.*encode'):
+        train(tmp_path/'w', steps=3, **SMALL)
 
 def test_mirrored_images_have_mirrored_words(tmp_path):
     from vap_diffusion.training import encode, load_features, mirrored
@@ -186,10 +211,12 @@ def test_mirrored_images_have_mirrored_words(tmp_path):
     train, val = load_features(w), load_features(w, 'val')
     assert len(val) == n and len(train) == 2*32 and plain['flips']
     half = len(train)//2; i = torch.arange(half)
-    assert torch.equal(train.labels[i], train.labels[i + half]) and not torch.equal(train.latents(i, torch.Generator()), train.latents(i + half, torch.Generator()))
+    assert (torch.equal(train.labels[i], train.labels[i + half])
+            and not torch.equal(train.latents(i, torch.Generator()), train.latents(i + half, torch.Generator())))
     from vap_diffusion.datasets import prepare
     from vap_diffusion.vaps import describe_table
-    prepare('phantoms', tmp_path/'chest', tmp_path/'c', n=12, size=64, modality='chest_xray', progress=False); describe_table(tmp_path/'c', progress=False)
+    prepare('phantoms', tmp_path/'chest', tmp_path/'c', n=12, size=64, modality='chest_xray', progress=False)
+    describe_table(tmp_path/'c', progress=False)
     with pytest.raises(ValueError, match='mirrored chest X-ray'): encode(tmp_path/'c', flips=True)
 
 def test_a_run_on_other_features_is_refused(tmp_path):
@@ -202,7 +229,8 @@ def test_a_run_on_other_features_is_refused(tmp_path):
 
 def test_settings_that_are_refused_leave_the_name_free(work):
     from vap_diffusion.training import train
-    with pytest.raises(ValueError, match="'learning_rate' is no setting .*choose one of .*lr.*num_heads"): train(work, steps=1, name='free', learning_rate=1, **SMALL)
+    with pytest.raises(ValueError, match="'learning_rate' is no setting .*choose one of .*lr.*num_heads"):
+        train(work, steps=1, name='free', learning_rate=1, **SMALL)
     with pytest.raises(ValueError, match='a budget of 0 is too small'): train(work, minutes=0, name='free', **SMALL)
     assert not (work/'models'/'free').exists()
     for _ in range(2): train(work, steps=1, name='free', betas=(.9, .99), warmup=0, **SMALL)       # a tuple comes back as a list
@@ -236,19 +264,23 @@ def test_an_adaptation_that_was_stopped_goes_on(tmp_path, monkeypatch):
     kept = list((w/'autoencoder').glob('both-*.pt'))
     assert len(kept) == 1
     before = kept[0].stat().st_mtime_ns
-    def go_on(*a, **kw): assert kept[0].stat().st_mtime_ns == before, 'the first stage was trained again'; return real(*a, **kw)
+    def go_on(*a, **kw):
+        assert kept[0].stat().st_mtime_ns == before, 'the first stage was trained again'
+        return real(*a, **kw)
     monkeypatch.setattr(training, 'finetune_decoder', go_on)
     training.encode(w, adapt_minutes=.05)
     assert sorted(p.name for p in (w/'autoencoder').iterdir()) == ['adapted.json', 'config.json', 'diffusion_pytorch_model.safetensors']
 
 def test_a_preset_for_larger_images_says_so(work):
     from vap_diffusion.training import train
-    with pytest.warns(UserWarning, match='of 64 px.*meant for 256.*--size 256'): run = train(work, steps=1, preset='paper', name='larger', batch_size=2, **SMALL, num_heads=4)
+    with pytest.warns(UserWarning, match='of 64 px.*meant for 256.*--size 256'):
+        run = train(work, steps=1, preset='paper', name='larger', batch_size=2, **SMALL, num_heads=4)
     assert json.loads((run/'train.json').read_text())['settings']['preset']['size'] == 64
 
 def test_half_precision_is_refused(work):
     from vap_diffusion.training import train
-    with pytest.raises(ValueError, match="mixed_precision 'fp16' is not known: choose one of no, bf16"): train(work, steps=1, name='half', **SMALL | dict(mixed_precision='fp16'))
+    with pytest.raises(ValueError, match="mixed_precision 'fp16' is not known: choose one of no, bf16"):
+        train(work, steps=1, name='half', **SMALL | dict(mixed_precision='fp16'))
 
 def test_names_and_sizes_that_would_fail_later_are_refused_first(work):
     from vap_diffusion.training import encode, train
@@ -293,7 +325,8 @@ except KeyboardInterrupt as e: print('rank', os.environ['RANK'], e, flush=True)
 """
     Path(work/'vap_signalled.py').write_text(code)
     launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'vap_signalled']
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', PYTHONPATH=os.pathsep.join([str(work), *sys.path])))
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=os.environ | dict(
+        OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', PYTHONPATH=os.pathsep.join([str(work), *sys.path])))
     assert all(f'rank {r} at step' in done.stdout for r in '01'), done.stdout + done.stderr[-2000:]
     assert len(list((work/'models'/'signalled'/'checkpoints').glob('step-*'))) >= 1
 
@@ -301,6 +334,7 @@ def test_one_process_trains_under_a_name(work):
     from vap_diffusion.datasets import alone
     from vap_diffusion.training import train
     (work/'models'/'busy').mkdir(parents=True)
-    with alone(work/'models'/'busy'), pytest.raises(BlockingIOError, match='written by another process'): train(work, steps=1, name='busy', **SMALL)
+    with alone(work/'models'/'busy'), pytest.raises(BlockingIOError, match='written by another process'):
+        train(work, steps=1, name='busy', **SMALL)
     train(work, steps=1, name='busy', **SMALL)
     with pytest.raises(ValueError, match='not the name of one folder'): train(work, steps=1, name='..', **SMALL)

@@ -5,8 +5,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np, pytest
 from vap_diffusion.datasets import prepare
 from vap_diffusion.phantoms import ATTRIBUTES, CLASSES, check_attributes, make_phantom, write_phantoms
-from vap_diffusion.vaps import (PROMPTS, SPLITS, MeasuringDescriber, OpenAIMLLM, ServerError, TransformersMLLM, VisualAttributePrompter, describe_table,
-                                fit_rule, load_descriptions, load_rules, make_mllm, read_attributes, scores, user)
+from vap_diffusion.vaps import (PROMPTS, SPLITS, MeasuringDescriber, OpenAIMLLM, ServerError, TransformersMLLM,
+                                VisualAttributePrompter, describe_table, fit_rule, load_descriptions, load_rules,
+                                make_mllm, read_attributes, scores, user)
 
 KEY = 'sk-secret-1234567890'
 
@@ -21,12 +22,17 @@ class Answers:
                 answer = this.script.pop(0) if len(this.script) > 1 else this.script[0]
                 time.sleep(wait)
                 if isinstance(answer, int):
-                    data = json.dumps(dict(error=dict(message=f'Incorrect API key provided: {self.headers["Authorization"]}'))).encode()
+                    data = json.dumps(dict(error=dict(
+                        message=f'Incorrect API key provided: {self.headers["Authorization"]}'))).encode()
                 else:
-                    data = answer if isinstance(answer, bytes) else json.dumps(dict(id='1', object='chat.completion', created=0, model=body['model'],
+                    data = answer if isinstance(answer, bytes) else json.dumps(dict(
+                        id='1', object='chat.completion', created=0, model=body['model'],
                         choices=[dict(index=0, finish_reason='stop', message=dict(role='assistant', content=answer))])).encode()
                 try:
-                    self.send_response(answer if isinstance(answer, int) else 200); self.send_header('Content-Type', 'application/json'); self.end_headers(); self.wfile.write(data)
+                    self.send_response(answer if isinstance(answer, int) else 200)
+                    self.send_header('Content-Type', 'application/json')
+                    self.end_headers()
+                    self.wfile.write(data)
                 except OSError: pass                                         # the client has hung up
             def log_message(self, *args): pass
         self.server = ThreadingHTTPServer(('localhost', 0), Handler)
@@ -83,25 +89,34 @@ def test_a_wrong_key_is_not_shown(monkeypatch, status):
 @pytest.mark.parametrize('status', [400, 422, 500])
 def test_no_other_error_shows_the_key(monkeypatch, status):
     monkeypatch.setenv('OPENAI_API_KEY', KEY)
-    with Answers(status) as server: assert str(status) in message(ServerError, lambda: OpenAIMLLM('llava', server.url, max_retries=0).chat([user('hello')]))
+    with Answers(status) as server:
+        assert str(status) in message(
+            ServerError, lambda: OpenAIMLLM('llava', server.url, max_retries=0).chat([user('hello')]))
 
 def test_without_a_key(monkeypatch):
     monkeypatch.delenv('OPENAI_API_KEY', raising=False)
-    with Answers('fine') as server: assert OpenAIMLLM('llava', server.url).chat([user('hello')]) == 'fine'      # one's own server wants none
-    with Answers(401) as server: assert 'OPENAI_API_KEY' in message(ServerError, lambda: OpenAIMLLM('llava', server.url).chat([user('hello')]))
+    with Answers('fine') as server:
+        assert OpenAIMLLM('llava', server.url).chat([user('hello')]) == 'fine'      # one's own server wants none
+    with Answers(401) as server:
+        assert 'OPENAI_API_KEY' in message(ServerError, lambda: OpenAIMLLM('llava', server.url).chat([user('hello')]))
 
 def test_errors_of_a_server_are_no_other_errors():
     "Not a PermissionError, which the command line takes for one of a file."
     for status in (400, 401, 403, 404, 429, 500):
-        with Answers(status) as server, pytest.raises(ServerError) as caught: OpenAIMLLM('llava', server.url, max_retries=0).chat([user('hello')])
+        with Answers(status) as server, pytest.raises(ServerError) as caught:
+            OpenAIMLLM('llava', server.url, max_retries=0).chat([user('hello')])
         assert not isinstance(caught.value, OSError) and caught.value.stops == (status in (401, 403, 404, 429))
 
 def test_an_unknown_model():
-    with Answers(404) as server: assert 'llava' in message(ServerError, lambda: OpenAIMLLM('llava', server.url).chat([user('hello')]))
+    with Answers(404) as server:
+        assert 'llava' in message(ServerError, lambda: OpenAIMLLM('llava', server.url).chat([user('hello')]))
 
-@pytest.mark.parametrize('answer', [b'<html>Welcome to nginx</html>', b'{"choices": []}', b'{}', b'{"choices": [{"message": {"content": null}}]}'])
+@pytest.mark.parametrize('answer', [b'<html>Welcome to nginx</html>', b'{"choices": []}', b'{}',
+                                    b'{"choices": [{"message": {"content": null}}]}'])
 def test_a_server_of_another_kind(answer):
-    with Answers(answer) as server: assert '--mllm' in message(ServerError, lambda: OpenAIMLLM('llava', server.url, max_retries=0).chat([user('hello')]))
+    with Answers(answer) as server:
+        assert '--mllm' in message(
+            ServerError, lambda: OpenAIMLLM('llava', server.url, max_retries=0).chat([user('hello')]))
 
 def test_the_key_is_in_no_file(work, monkeypatch):
     monkeypatch.setenv('OPENAI_API_KEY', KEY)
@@ -118,14 +133,16 @@ def test_unknown_words():
         assert '--mllm' in message(ValueError, lambda: make_mllm(word)), word
     assert make_mllm('openai:org/model@v2@http://localhost:1/v1').model == 'org/model@v2'
 
-def test_no_model_in_a_folder(tmp_path): assert f'hf:{tmp_path}' in message(ValueError, lambda: TransformersMLLM(str(tmp_path)))
+def test_no_model_in_a_folder(tmp_path):
+    assert f'hf:{tmp_path}' in message(ValueError, lambda: TransformersMLLM(str(tmp_path)))
 
 def test_the_describer_refuses_what_it_cannot_answer():
     describer, image = MeasuringDescriber(), np.zeros((8, 8, 3), np.uint8)
     assert '--mllm' in message_of(ValueError, lambda: describer.chat([user('Is it benign?', image)]))
     assert 'image' in message_of(ValueError, lambda: describer.chat([user(PROMPTS["dermoscopy"].questions[0])]))
     assert 'mri' in message_of(ValueError, lambda: describer.measure(image, 'mri'))
-    for bad in (image.astype(float), image[None], image[..., :2], image[:0]): assert 'uint8' in message_of(ValueError, lambda: describer.measure(bad))
+    for bad in (image.astype(float), image[None], image[..., :2], image[:0]):
+        assert 'uint8' in message_of(ValueError, lambda: describer.measure(bad))
 
 @pytest.mark.parametrize('modality', ATTRIBUTES)
 def test_any_image_gets_words(modality):
@@ -137,9 +154,12 @@ def test_any_image_gets_words(modality):
         check_attributes(modality, describer.measure(image, modality))
 
 FLOOR = { # modality -> attribute -> share of right words on these phantoms, less 3 points
-    'dermoscopy': {'size': 0.9, 'shape': 0.9, 'colour': 0.91, 'second colour': 0.88, 'border': 0.93, 'texture': 0.89, 'position': 0.95, 'skin': 0.96, 'light': 0.95, 'hair': 0.89, 'corners': 0.97},
-    'chest_xray': {'exposure': 0.93, 'build': 0.97, 'heart': 0.97, 'lungs': 0.91, 'opacity': 0.9, 'side': 0.96, 'size': 0.91, 'device': 0.93, 'marker': 0.97},
-    'colonoscopy': {'mucosa': 0.97, 'texture': 0.96, 'vessels': 0.94, 'lesion': 0.91, 'colour': 0.96, 'size': 0.93, 'position': 0.95, 'lumen': 0.95, 'light': 0.94, 'corner box': 0.97}}
+    'dermoscopy': {'size': 0.9, 'shape': 0.9, 'colour': 0.91, 'second colour': 0.88, 'border': 0.93, 'texture': 0.89,
+                   'position': 0.95, 'skin': 0.96, 'light': 0.95, 'hair': 0.89, 'corners': 0.97},
+    'chest_xray': {'exposure': 0.93, 'build': 0.97, 'heart': 0.97, 'lungs': 0.91, 'opacity': 0.9, 'side': 0.96,
+                   'size': 0.91, 'device': 0.93, 'marker': 0.97},
+    'colonoscopy': {'mucosa': 0.97, 'texture': 0.96, 'vessels': 0.94, 'lesion': 0.91, 'colour': 0.96, 'size': 0.93,
+                    'position': 0.95, 'lumen': 0.95, 'light': 0.94, 'corner box': 0.97}}
 @pytest.mark.parametrize('modality', ATTRIBUTES)
 def test_measuring_does_not_drift(modality):
     "Each attribute on phantoms that no rule was fitted on: what chapter 05 reaches, less 3 points."
@@ -189,12 +209,14 @@ def test_a_damaged_line_in_the_middle(work, damage):
     describe_table(work, progress=False)
     path = work/'descriptions.jsonl'; lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b''.join(lines[:3]) + damage + b''.join(lines[4:])); before = path.read_bytes()
-    for call in (lambda: load_descriptions(work), lambda: describe_table(work, progress=False)): assert 'line 4' in message_of(ValueError, call)
+    for call in (lambda: load_descriptions(work), lambda: describe_table(work, progress=False)):
+        assert 'line 4' in message_of(ValueError, call)
     assert path.read_bytes() == before
 
 def test_the_last_line_of_an_image_counts(work):
     words = describe_table(work, progress=False)
-    with open(work/'descriptions.jsonl', 'a') as f: f.write(json.dumps(words.iloc[2].to_dict() | dict(t_mix='corrected by hand')) + '\n')
+    with open(work/'descriptions.jsonl', 'a') as f:
+        f.write(json.dumps(words.iloc[2].to_dict() | dict(t_mix='corrected by hand')) + '\n')
     again = load_descriptions(work)
     assert len(again) == 18 and again.set_index('file_name').t_mix[words.file_name[2]] == 'corrected by hand'
 
@@ -246,11 +268,13 @@ def test_ctrl_c_and_the_same_command(tmp_path):
     "A real interrupt to a real process with its pool of workers; then the rest, in the same order as without it."
     write_phantoms(tmp_path/'p', 450, size=32, progress=False)
     prepare('phantoms', tmp_path/'p', tmp_path/'w', n=450, size=32, progress=False)
-    code = f'from vap_diffusion.vaps import describe_table\ntry: describe_table({str(tmp_path/"w")!r}, progress=False)\nexcept KeyboardInterrupt: raise SystemExit(130)'
+    code = (f'from vap_diffusion.vaps import describe_table\ntry: describe_table({str(tmp_path/"w")!r}, progress=False)\n'
+            'except KeyboardInterrupt: raise SystemExit(130)')
     path = tmp_path/'w'/'descriptions.jsonl'
     process = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.time() + 120
-    while time.time() < deadline and process.poll() is None and (not path.exists() or path.stat().st_size == 0): time.sleep(.01)
+    while time.time() < deadline and process.poll() is None and (not path.exists() or path.stat().st_size == 0):
+        time.sleep(.01)
     os.killpg(process.pid, signal.SIGINT)                                    # as a terminal does: parent and workers
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and 'Traceback' not in stderr, stderr
@@ -258,12 +282,15 @@ def test_ctrl_c_and_the_same_command(tmp_path):
     kept = path.read_bytes()
     words = describe_table(tmp_path/'w', progress=False)
     assert len(words) == 450 and path.read_bytes().startswith(kept[:kept.rfind(b'\n') + 1])
-    assert words.file_name.tolist() == prepare('phantoms', tmp_path/'p', tmp_path/'w', n=450, size=32, progress=False).file_name.tolist()
+    assert (words.file_name.tolist()
+            == prepare('phantoms', tmp_path/'p', tmp_path/'w', n=450, size=32, progress=False).file_name.tolist())
     assert not subprocess.run(['pgrep', '-g', str(process.pid)], capture_output=True).stdout, 'a worker was left behind'
 
 def test_ctrl_c_does_not_wait_for_a_slow_server(work):
     with Answers('one', wait=20) as server:
-        process = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', 'describe', str(work), '--mllm', f'openai:llava@{server.url}', '--steps', '1', '--yes'], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, '-m', 'vap_diffusion.cli', 'describe', str(work),
+                                    '--mllm', f'openai:llava@{server.url}', '--steps', '1', '--yes'],
+                                   stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         deadline = time.time() + 60
         while time.time() < deadline and process.poll() is None and len(server.seen) < 2: time.sleep(.05)
         start = time.time(); process.send_signal(signal.SIGINT)
@@ -283,13 +310,18 @@ def test_workers_and_one_process_say_the_same(tmp_path):
 
 def test_lines_become_sentences_and_thinking_aloud_is_left_out():
     from vap_diffusion.vaps import one_line, without_thinking
-    assert one_line('**Findings:**\n- No device\n- Large heart.\n\n2) Clear lungs,\n   slim\nbuild') == 'Findings: No device. Large heart. Clear lungs, slim build'
+    assert (one_line('**Findings:**\n- No device\n- Large heart.\n\n2) Clear lungs,\n   slim\nbuild')
+            == 'Findings: No device. Large heart. Clear lungs, slim build')
     assert one_line('A round lesion with a\nsoft border') == 'A round lesion with a soft border' and one_line(' \n ') == ''
-    assert without_thinking('<think>The user wants\n</think>\n\nA round lesion.') == 'A round lesion.' and without_thinking('<think>for ever') == '' and without_thinking('a < b') == 'a < b'
+    assert (without_thinking('<think>The user wants\n</think>\n\nA round lesion.') == 'A round lesion.'
+            and without_thinking('<think>for ever') == '' and without_thinking('a < b') == 'a < b')
     class Reasons: # as a server leaves it in the content
         name = 'reasons'
-        def chat(self, messages, **how): return '<think>The lesion could be anything, let me look.</think>\n- A round brown lesion\n- Soft border'
-    assert VisualAttributePrompter(Reasons(), max_words=20).describe_many([make_phantom('nevus', 1).image])[0]['t_mix'] == 'A round brown lesion. Soft border'
+        def chat(self, messages, **how):
+            return ('<think>The lesion could be anything, let me look.</think>\n'
+                    '- A round brown lesion\n- Soft border')
+    assert (VisualAttributePrompter(Reasons(), max_words=20).describe_many([make_phantom('nevus', 1).image])[0]['t_mix']
+            == 'A round brown lesion. Soft border')
 
 def test_workers_keep_to_the_number_of_words(tmp_path):
     write_phantoms(tmp_path/'p', 210, size=32, progress=False)

@@ -19,11 +19,14 @@ def folder_with_features(root, n=80):
     return root/'w'
 
 def job(work, name, steps):
-    "One run that writes a checkpoint after every step, so that many kills fall into the writing of one. It is stopped after the last step, so that the last checkpoint stays."
+    """One run that writes a checkpoint after every step, so that many kills fall into the writing of one.
+
+    It is stopped after the last step, so that the last checkpoint stays."""
     code = f"""
 from vap_diffusion.training import train
 def stop(model, folder, step): raise KeyboardInterrupt
-try: train({str(work)!r}, steps={steps}, name={name!r}, save_every=0, watch=stop, watch_every={steps}, progress=False, embed_dim=64, depth=2)
+try: train({str(work)!r}, steps={steps}, name={name!r}, save_every=0, watch=stop, watch_every={steps}, progress=False, \
+embed_dim=64, depth=2)
 except KeyboardInterrupt: pass"""
     return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], env=ENV)
 
@@ -31,7 +34,8 @@ def ending(run):
     "Weights and log of a finished run."
     from safetensors.torch import load_file
     from vap_diffusion.training import log_lines
-    return load_file(run/'model'/'diffusion_pytorch_model.safetensors'), [{k: v for k, v in l.items() if k not in TIMES} for l in log_lines(run/'log.jsonl')]
+    return (load_file(run/'model'/'diffusion_pytorch_model.safetensors'),
+            [{k: v for k, v in l.items() if k not in TIMES} for l in log_lines(run/'log.jsonl')])
 
 def last_state(run, steps):
     "The last checkpoint, all tensors of it, and the log."
@@ -39,13 +43,14 @@ def last_state(run, steps):
     from vap_diffusion.training import log_lines
     folder = run/'checkpoints'/f'step-{steps:09}'
     tensors = {f'{file}.{k}': v for file in ('model', 'ema', 'optimizer') for k, v in load_file(folder/f'{file}.safetensors').items()}
-    return tensors, json.loads((folder/'state.json').read_text())['mean_loss'], [{k: v for k, v in l.items() if k not in TIMES} for l in log_lines(run/'log.jsonl')]
+    return (tensors, json.loads((folder/'state.json').read_text())['mean_loss'],
+            [{k: v for k, v in l.items() if k not in TIMES} for l in log_lines(run/'log.jsonl')])
 
 def disturb(work, steps, kills, seed=0):
     "Kill `kills` times, then let it finish. Returns how many kills met a half-written checkpoint."
     rng, torn, run = random.Random(seed), 0, work/'models'/'killed'
     for i in range(kills):
-        for p in run.glob('checkpoints/*.part'): shutil.rmtree(p)                                          # of an earlier kill: a new one is counted
+        for p in run.glob('checkpoints/*.part'): shutil.rmtree(p)       # of an earlier kill: a new one is counted
         before, process = set(run.glob('checkpoints/step-*')), job(work, 'killed', steps)
         while process.poll() is None and set(run.glob('checkpoints/step-*')) <= before: time.sleep(0.005)   # it is under way
         time.sleep(rng.uniform(0, 0.15))
@@ -66,10 +71,13 @@ def main(kills=50, root=None, out=None):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), 'other weights, averages or moments'
     assert log_a == log_b and loss_a == loss_b, 'another log'
     assert torn or kills < 50, 'no kill fell into the writing of a checkpoint: that is not tested then'
-    print(f'{kills} kills, {torn} of them while a checkpoint was written: same weights, averages and optimizer ({len(a)} tensors), same {len(log_a)} lines of log, {time.time() - start:.0f} s')
+    print(f'{kills} kills, {torn} of them while a checkpoint was written: same weights, averages and optimizer '
+          f'({len(a)} tensors), same {len(log_a)} lines of log, {time.time() - start:.0f} s')
     if out: # only a run that passed gets here
         from vap_diffusion.quickstart import machine
-        Path(out).write_text(json.dumps(dict(kills=kills, torn=torn, steps=steps, tensors=len(a), log_lines=len(log_a), seconds=round(time.time() - start), command=f'python {shlex.join(sys.argv)}', **machine()), indent=1) + '\n')
+        Path(out).write_text(json.dumps(dict(kills=kills, torn=torn, steps=steps, tensors=len(a), log_lines=len(log_a),
+                                             seconds=round(time.time() - start), command=f'python {shlex.join(sys.argv)}',
+                                             **machine()), indent=1) + '\n')
 
 if __name__ == '__main__':
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

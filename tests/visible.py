@@ -41,11 +41,16 @@ def main(argv=None):
         labels, labels_test = parts[0].label.to_numpy()[keep], parts[1].label.to_numpy()[keep_test]
         counts = {v: (y[keep] == v).sum() for v in values}                    # values weigh alike, as in the accuracy
         commonest = {l: max(values, key=lambda v: ((y[keep] == v) & (labels == l)).sum()/counts[v]) for l in set(labels)}
-        rows[name] = dict(values=len(values), n=int(keep_test.sum()), chance=1/len(values), features=balanced(probe(seen[0][keep], y[keep], seen[1][keep_test], values), y_test[keep_test]),
+        rows[name] = dict(values=len(values), n=int(keep_test.sum()), chance=1/len(values),
+                          features=balanced(probe(seen[0][keep], y[keep], seen[1][keep_test], values), y_test[keep_test]),
                           label=balanced(np.array([commonest.get(l, values[0]) for l in labels_test]), y_test[keep_test]))
-        print(f"{name}: {len(values)} values, features {rows[name]['features']:.2f}, class {rows[name]['label']:.2f}, chance {rows[name]['chance']:.2f}", flush=True)
+        print(f"{name}: {len(values)} values, features {rows[name]['features']:.2f}, "
+              f"class {rows[name]['label']:.2f}, chance {rows[name]['chance']:.2f}", flush=True)
     found = json.loads(a.out.read_text()) if a.out.exists() else {}
-    found[table.attrs['dataset']] = dict(attributes=rows, features=features_name(net), words='the measuring describer', command=f'python tests/visible.py {shlex.join(sys.argv[1:] if argv is None else argv)}', seconds=round(time.time() - start), **machine())
+    found[table.attrs['dataset']] = dict(
+        attributes=rows, features=features_name(net), words='the measuring describer',
+        command=f'python tests/visible.py {shlex.join(sys.argv[1:] if argv is None else argv)}',
+        seconds=round(time.time() - start), **machine())
     write_json(a.out, found)
 
 if __name__ == '__main__': main()

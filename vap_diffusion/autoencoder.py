@@ -38,10 +38,13 @@ def course_config(
     latent_channels:int=8, # C: 8 x 8 x C latents of 64 x 64 pixels
     sample_size:int=64,    # pixels of a side, for the record; any multiple of 8 works
 ) -> dict:                 # arguments of diffusers' AutoencoderKL
-    "The course autoencoder: four resolutions (f = 8), no attention, few groups in the norms, which is what a core can train in an hour."
+    """The course autoencoder: four resolutions (f = 8), no attention, few groups in the norms,
+    which is what a core can train in an hour."""
     widths = (32, 64, 96, 96)
-    return dict(sample_size=sample_size, block_out_channels=widths, down_block_types=('DownEncoderBlock2D',)*len(widths), up_block_types=('UpDecoderBlock2D',)*len(widths),
-                layers_per_block=1, latent_channels=latent_channels, norm_num_groups=4, mid_block_add_attention=False, scaling_factor=1.)
+    return dict(sample_size=sample_size, block_out_channels=widths,
+                down_block_types=('DownEncoderBlock2D',)*len(widths), up_block_types=('UpDecoderBlock2D',)*len(widths),
+                layers_per_block=1, latent_channels=latent_channels, norm_num_groups=4,
+                mid_block_add_attention=False, scaling_factor=1.)
 
 # %% ../nbs/04_autoencoder.ipynb #04a00005
 def check_size(vae, images):
@@ -49,7 +52,8 @@ def check_size(vae, images):
     f = 2**(len(vae.config.block_out_channels) - 1)
     if not len(images): raise ValueError('there are no images: give at least one')
     if images.ndim != 4 or images.shape[1] % f or images.shape[2] % f:
-        raise ValueError(f'images of shape {tuple(images.shape)} do not fit an autoencoder with f = {f}: N H W 3 with H and W multiples of {f} are needed')
+        raise ValueError(f'images of shape {tuple(images.shape)} do not fit an autoencoder with f = {f}: '
+                         f'N H W 3 with H and W multiples of {f} are needed')
 
 @torch.no_grad()
 def encode_images(
@@ -70,9 +74,11 @@ def measure_scaling(
     mean:Tensor,   # N C h w
     logvar:Tensor, # N C h w
 ) -> float:
-    "One over the standard deviation of sampled latents, Var(mean) + E(exp(logvar)): after scaling they have unit variance (Rombach et al. 2022, App. D.1). Raises `ValueError` for moments that are not finite or constant."
+    """One over the standard deviation of sampled latents, Var(mean) + E(exp(logvar)): after scaling they have unit
+    variance (Rombach et al. 2022, App. D.1). Raises `ValueError` for moments that are not finite or constant."""
     variance = float(mean.double().var(correction=0) + logvar.double().exp().mean())
-    if not 1e-12 < variance < math.inf: raise ValueError(f'the latents have variance {variance:g}: the autoencoder is broken or was not trained')
+    if not 1e-12 < variance < math.inf:
+        raise ValueError(f'the latents have variance {variance:g}: the autoencoder is broken or was not trained')
     return variance**-0.5
 
 @torch.no_grad()
@@ -81,10 +87,12 @@ def decode_latents(
     latents:Tensor,         # N C h w, scaled: as the generator makes them
     batch_size:int=16,      # what fits a processor's cache; 64 takes twice as long on a CPU
 ) -> np.ndarray:            # N H W 3 uint8
-    "Undo the scaling, decode in bfloat16 where the processor has it (in all, a fifth of the time of float32 on a CPU; on average a pixel moves by less than half of one of 255 levels), round to bytes."
+    """Undo the scaling, decode in bfloat16 where the processor has it (in all, a fifth of the time of float32 on a CPU;
+    on average a pixel moves by less than half of one of 255 levels), round to bytes."""
     shift, images = getattr(vae.config, 'shift_factor', None) or 0., []
     for z in latents.split(batch_size):
-        z = (z/vae.config.scaling_factor + shift).to(vae.device, vae.dtype, memory_format=torch.channels_last) # as convolutions want it
+        # as convolutions want it
+        z = (z/vae.config.scaling_factor + shift).to(vae.device, vae.dtype, memory_format=torch.channels_last)
         with autocast(vae.device, vae.dtype): x = vae.decode(z).sample                                   # B 3 H W
         images.append(((x.float().cpu().clamp(-1, 1) + 1)*127.5).round().byte().permute(0, 2, 3, 1))
     return torch.cat(images).numpy()
@@ -96,7 +104,8 @@ def settle_latents(
     mean:Tensor,           # N C h w: its moments
     logvar:Tensor,         # N C h w
 ):
-    "Give every latent channel mean 0 and variance 1, by the 1 x 1 convolutions behind the encoder and before the decoder: images come back exactly as before. Without these convolutions nothing happens."
+    """Give every latent channel mean 0 and variance 1, by the 1 x 1 convolutions behind the encoder and before the
+    decoder: images come back exactly as before. Without these convolutions nothing happens."""
     if vae.quant_conv is None or vae.post_quant_conv is None: return
     m = mean.double().mean((0, 2, 3))                                                        # C
     s = (mean.double().var((0, 2, 3), correction=0) + logvar.double().exp().mean((0, 2, 3))).sqrt()
@@ -155,7 +164,8 @@ def image_loss(
     x:Tensor,              # B 3 H W: original
     contrast:float=1.,     # weight of the bands' local contrast
 ) -> Tensor:
-    "L1 of pixels, of colours over 8 x 8 pixels, of the bands of a Laplacian pyramid, and of the bands' local contrast: blur costs although each blurred pixel is nearly right."
+    """L1 of pixels, of colours over 8 x 8 pixels, of the bands of a Laplacian pyramid, and of the bands' local contrast:
+    blur costs although each blurred pixel is nearly right."""
     loss = F.l1_loss(y, x) + 2*F.l1_loss(F.avg_pool2d(y, 8), F.avg_pool2d(x, 8))
     for a, b in zip(laplacian_pyramid(y), laplacian_pyramid(x)):
         loss = loss + F.l1_loss(a, b) + contrast*F.l1_loss(local_contrast(a), local_contrast(b))
@@ -169,17 +179,21 @@ def training_device() -> torch.device:
 def has_bf16(device:torch.device) -> bool:
     "Does the hardware compute in bfloat16? (Before torch 2.11 a CPU cannot be asked, and counts as one that does not.)"
     if device.type == 'cuda': return torch.cuda.is_bf16_supported()
-    return bool({'avx512_bf16', 'amx_bf16', 'bf16'} & {k for k, v in getattr(torch.cpu, 'get_capabilities', dict)().items() if v})
+    return bool({'avx512_bf16', 'amx_bf16', 'bf16'}
+                & {k for k, v in getattr(torch.cpu, 'get_capabilities', dict)().items() if v})
 
 def autocast(device:torch.device, dtype=torch.float32): # dtype: of the weights
-    "bf16 for float32 weights where the hardware computes it, else nothing: without AVX512-bf16 or AMX it is slower than float32 on a CPU."
+    """bf16 for float32 weights where the hardware computes it, else nothing:
+    without AVX512-bf16 or AMX it is slower than float32 on a CPU."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device) and dtype == torch.float32)
 
 class Kept:
-    "State of a training in a file, written every half minute and at the end, from which the same call goes on. Without a path nothing is kept."
+    """State of a training in a file, written every half minute and at the end, from which the same call goes on.
+    Without a path nothing is kept."""
     every = 30.
     def __init__(self, path:Path|None, generator:torch.Generator, parts:list): # parts: modules and optimizers
-        self.path, self.generator, self.parts, self.step, self.seconds, self.saved = path and Path(path), generator, parts, 0, 0., time.time()
+        self.path, self.generator, self.parts, self.step, self.seconds, self.saved = (
+            path and Path(path), generator, parts, 0, 0., time.time())
         if not path or not self.path.exists(): return
         state = torch.load(self.path, map_location='cpu', weights_only=True)
         self.step, self.seconds = state['step'], state['seconds']
@@ -190,7 +204,9 @@ class Kept:
         if not self.path or done < 1 and time.time() - self.saved < self.every: return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix('.part')
-        with open(part, 'wb') as file: torch.save(dict(step=step, seconds=seconds, parts=[p.state_dict() for p in self.parts], random=[self.generator.get_state(), torch.get_rng_state()]), file) # opened here, a full disk says so
+        with open(part, 'wb') as file: # opened here, a full disk says so
+            torch.save(dict(step=step, seconds=seconds, parts=[p.state_dict() for p in self.parts],
+                            random=[self.generator.get_state(), torch.get_rng_state()]), file)
         part.replace(self.path)
         self.saved = time.time()
 
@@ -201,13 +217,15 @@ def budget(
     progress:bool=True,
     kept:Kept|None=None,   # what a stopped training left
 ):                         # yields (step, share done, bar); the bar shows the time to go
-    "Count steps until the budget is spent; the share is what learning rates follow. Raises `ValueError` unless exactly one of minutes and steps is given."
+    """Count steps until the budget is spent; the share is what learning rates follow.
+    Raises `ValueError` unless exactly one of minutes and steps is given."""
     if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
     what_for, most = ('minutes', minutes) if steps is None else ('steps', steps)
     if most <= 0: raise ValueError(f'{what_for} is {most}: more than 0 is needed')
     step, start = (kept.step, time.time() - kept.seconds) if kept else (0, time.time())
     share = lambda: min(1., step/steps if steps else (time.time() - start)/(60*minutes))
-    with tqdm(total=100, desc=what, disable=not progress, bar_format='{l_bar}{bar}| {elapsed} passed, {remaining} to go{postfix}') as bar:
+    with tqdm(total=100, desc=what, disable=not progress,
+              bar_format='{l_bar}{bar}| {elapsed} passed, {remaining} to go{postfix}') as bar:
         done = share() if step else 0.
         while done < 1:
             yield step, done, bar
@@ -229,10 +247,13 @@ def seeded(seed:int):
 
 # %% ../nbs/04_autoencoder.ipynb #04a00008b
 class Muon(torch.optim.Optimizer):
-    """Steps of equal size in all directions of a weight matrix (Jordan et al. 2024): the averaged gradient, made orthogonal by five Newton-Schulz iterations.
+    """Steps of equal size in all directions of a weight matrix (Jordan et al. 2024): the averaged gradient, made
+    orthogonal by five Newton-Schulz iterations.
 
-    `torch.optim.Muon` takes matrices only; here a convolution counts as the matrix out x (in h w). Steps are scaled to the size of Adam's (Liu et al. 2025)."""
-    def __init__(self, params, lr:float=0.01, momentum:float=0.9): super().__init__(list(params), dict(lr=lr, momentum=momentum))
+    `torch.optim.Muon` takes matrices only; here a convolution counts as the matrix out x (in h w). Steps are scaled to
+    the size of Adam's (Liu et al. 2025)."""
+    def __init__(self, params, lr:float=0.01, momentum:float=0.9):
+        super().__init__(list(params), dict(lr=lr, momentum=momentum))
 
     @torch.no_grad()
     def step(self):
@@ -266,7 +287,8 @@ def train_autoencoder(
     progress:bool=True,
     keep:Path|None=None,         # a file for the state: a stopped training goes on from there
 ) -> AutoencoderKL:              # in eval mode, without gradients, with its measured scaling_factor
-    "Train encoder and decoder together: `image_loss` plus a little KL to N(0, 1); in the end settle the latents and measure their scaling."
+    """Train encoder and decoder together: `image_loss` plus a little KL to N(0, 1);
+    in the end settle the latents and measure their scaling."""
     device, start = training_device(), time.time()
     with seeded(seed) as generator:
         if vae is None: vae = AutoencoderKL(**course_config(sample_size=images.shape[1]))
@@ -288,7 +310,8 @@ def train_autoencoder(
             (image + kl_weight*min(1., 3*done)*kl).backward()
             nn.utils.clip_grad_norm_(vae.parameters(), 1.)
             for optimizer, _ in optimizers: optimizer.step()
-            if log is not None and (step == 0 or step % 20 == 19): log.append(dict(step=step + 1, seconds=time.time() - start, image=image.item(), kl=kl.item()))
+            if log is not None and (step == 0 or step % 20 == 19):
+                log.append(dict(step=step + 1, seconds=time.time() - start, image=image.item(), kl=kl.item()))
             if step % 20 == 0: bar.set_postfix_str(f'step {step}, loss {image.item():.3f}')
     vae.eval().requires_grad_(False)
     some = images[::-(-len(images)//512)]
@@ -300,44 +323,66 @@ def train_autoencoder(
 def load_autoencoder(
     name:str|Path='course', # 'course', a folder, or a hub name such as 'stabilityai/sd-vae-ft-ema'
 ) -> AutoencoderKL:         # float32, eval mode, without gradients
-    """Any diffusers `AutoencoderKL`: the shipped one, one on disk (alone, or in the folder `vae` of a pipeline), or one of the hub. Safetensors only.
+    """Any diffusers `AutoencoderKL`: the shipped one, one on disk (alone, or in the folder `vae` of a pipeline), or one
+    of the hub. Safetensors only.
 
     Raises `FileNotFoundError` when there is none, `ValueError` when it is something else; both in one line."""
     folder = asset_path('autoencoder') if str(name) == 'course' else Path(name)
-    if folder.exists(): source, subs = str(folder), [s for s in (None, 'vae') if (folder/(s or '')/'config.json').is_file()][:1]
+    if folder.exists():
+        source, subs = str(folder), [s for s in (None, 'vae') if (folder/(s or '')/'config.json').is_file()][:1]
     elif str(name).count('/') == 1 and str(name)[0] not in './~': source, subs = str(name), [None, 'vae']
-    else: raise FileNotFoundError(f"{name}: no such folder, and no hub name of the form OWNER/NAME; give 'course', a folder that save_pretrained wrote, or a hub name")
-    if not subs: raise FileNotFoundError(f'{folder} holds no autoencoder: config.json (or vae/config.json) is missing; give the folder that save_pretrained wrote')
+    else:
+        raise FileNotFoundError(f'{name}: no such folder, and no hub name of the form OWNER/NAME; '
+                                "give 'course', a folder that save_pretrained wrote, or a hub name")
+    if not subs:
+        raise FileNotFoundError(f'{folder} holds no autoencoder: config.json (or vae/config.json) is missing; '
+                                'give the folder that save_pretrained wrote')
     for sub in subs:
+        try: config = AutoencoderKL.load_config(source, subfolder=sub)
+        except OSError as e: error = e; continue
+        if config.get('_class_name') != 'AutoencoderKL' or not config.get('latent_channels'):
+            raise ValueError(f"{name} is a {config.get('_class_name', 'model without a class name')}, "
+                             'not an AutoencoderKL: give another name')
         try:
-            config = AutoencoderKL.load_config(source, subfolder=sub)
-            if config.get('_class_name') != 'AutoencoderKL' or not config.get('latent_channels'): raise ValueError(f"{name} is a {config.get('_class_name', 'model without a class name')}, not an AutoencoderKL: give another name")
-            vae, report = AutoencoderKL.from_pretrained(source, subfolder=sub, torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True)
+            vae, report = AutoencoderKL.from_pretrained(
+                source, subfolder=sub, torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=False,
+                output_loading_info=True)
         except OSError as e: error = e; continue
         except (RuntimeError, ValueError) as e:
-            if str(e).startswith(f'{name} is a'): raise
-            raise ValueError(f'{name}: config.json and weights do not belong together ({str(e).strip().splitlines()[0][:160]}): save or download the autoencoder again') from None
-        if report['missing_keys']: raise ValueError(f"{name}: {len(report['missing_keys'])} weights are missing, first {report['missing_keys'][0]}: save or download the autoencoder again")
+            raise ValueError(f'{name}: config.json and weights do not belong together '
+                             f'({str(e).strip().splitlines()[0][:160]}): '
+                             'save or download the autoencoder again') from None
+        if report['missing_keys']:
+            raise ValueError(f"{name}: {len(report['missing_keys'])} weights are missing, "
+                             f"first {report['missing_keys'][0]}: save or download the autoencoder again")
         return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last) # twice as fast in bf16
-    if folder.exists(): raise FileNotFoundError(f'{name}: no readable .safetensors weights beside config.json ({str(error).strip().splitlines()[0][:160]}): save or download the autoencoder again') from None
-    raise FileNotFoundError(f'{name}: neither a folder here nor to be had from the hub; check the name, or fetch it once with network: hf download {name}') from None
+    if folder.exists():
+        raise FileNotFoundError(f'{name}: no readable .safetensors weights beside config.json '
+                                f'({str(error).strip().splitlines()[0][:160]}): '
+                                'save or download the autoencoder again') from None
+    raise FileNotFoundError(f'{name}: neither a folder here nor to be had from the hub; '
+                            f'check the name, or fetch it once with network: hf download {name}') from None
 
 def fingerprint(
     vae:AutoencoderKL,
 ) -> str:                   # 16 hexadecimal digits
-    "Names the *latents*: a hash of the encoder's weights in half precision. Fine-tuning the decoder and saving in half precision leave it as it is."
+    """Names the *latents*: a hash of the encoder's weights in half precision.
+    Fine-tuning the decoder and saving in half precision leave it as it is."""
     digest = hashlib.sha256()
     for part in ('encoder', 'quant_conv'):
         if getattr(vae, part) is None: continue
-        for key, value in sorted(getattr(vae, part).state_dict().items()): digest.update(f'{part}.{key}'.encode() + value.half().cpu().contiguous().numpy().tobytes())
+        for key, value in sorted(getattr(vae, part).state_dict().items()):
+            digest.update(f'{part}.{key}'.encode() + value.half().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 # %% ../nbs/04_autoencoder.ipynb #04a00010
 class Discriminator(nn.Module):
-    "Is this patch from a photograph or from the decoder? One answer for each neighbourhood (PatchGAN, Isola et al. 2017). It also gets the finest detail, enlarged: that is where blur shows."
+    """Is this patch from a photograph or from the decoder? One answer for each neighbourhood (PatchGAN, Isola et al.
+    2017). It also gets the finest detail, enlarged: that is where blur shows."""
     def __init__(self, width:int=24):
         super().__init__()
-        self.layers = nn.ModuleList([nn.Conv2d(6, width, 4, 2, 1), nn.Conv2d(width, 2*width, 4, 2, 1), nn.Conv2d(2*width, 4*width, 3, 1, 1)])
+        self.layers = nn.ModuleList([nn.Conv2d(6, width, 4, 2, 1), nn.Conv2d(width, 2*width, 4, 2, 1),
+                                     nn.Conv2d(2*width, 4*width, 3, 1, 1)])
         self.norms = nn.ModuleList([nn.Identity(), nn.GroupNorm(4, 2*width), nn.GroupNorm(4, 4*width)])
         self.answer = nn.Conv2d(4*width, 1, 1)
 
@@ -361,7 +406,8 @@ def decoder_gradient(
     adversarial:float,     # size of the adversarial gradient, as a share of the reconstruction's
     matching:float,        # likewise of feature matching
 ) -> tuple[Tensor, float]: # what to send back through the decoder, and the image loss
-    "The three gradients at the *image*, each scaled by its norm there (Esser et al. 2021 do so at the last layer); the decoder itself is passed backwards once."
+    """The three gradients at the *image*, each scaled by its norm there (Esser et al. 2021 do so at the last layer);
+    the decoder itself is passed backwards once."""
     y = y.detach().requires_grad_()
     with autocast(y.device):
         looks, seen = judge(y)
@@ -391,19 +437,24 @@ def finetune_decoder(
     progress:bool=True,
     keep:Path|None=None,         # a file for the state: a stopped training goes on from there
 ) -> AutoencoderKL:              # in eval mode, without gradients
-    "Train the decoder, the paper's trainable f_D, against a discriminator until its images are sharp; the encoder and so all cached moments stay as they are."
+    """Train the decoder, the paper's trainable f_D, against a discriminator until its images are sharp;
+    the encoder and so all cached moments stay as they are."""
     device, start = training_device(), time.time()
     vae.to(device)
     mean, logvar = encode_images(vae, images, progress=False)                               # N C h w
     sigma = noise/measure_scaling(mean, logvar)
-    decoder = nn.ModuleList(m for m in (vae.post_quant_conv, vae.decoder) if m is not None).requires_grad_(True).train().to(memory_format=torch.channels_last)
+    decoder = (nn.ModuleList(m for m in (vae.post_quant_conv, vae.decoder) if m is not None)
+               .requires_grad_(True).train().to(memory_format=torch.channels_last))
     with seeded(seed) as generator:
         judge = Discriminator().to(device, memory_format=torch.channels_last)
         average = AveragedModel(decoder, multi_avg_fn=average_weights)
-        optimizers, judging = make_optimizers(decoder, lr, betas=(0.5, 0.99)), torch.optim.AdamW(judge.parameters(), betas=(0.5, 0.99), weight_decay=0)
+        optimizers, judging = (
+            make_optimizers(decoder, lr, betas=(0.5, 0.99)),
+            torch.optim.AdamW(judge.parameters(), betas=(0.5, 0.99), weight_decay=0))
         kept = Kept(keep, generator, [decoder, judge, average, *(optimizer for optimizer, _ in optimizers), judging])
         for step, done, bar in budget(minutes, steps, 'decoder', progress, kept):
-            for optimizer, peak in [*optimizers, (judging, lr/4)]: optimizer.param_groups[0]['lr'] = peak*one_cycle(done)
+            for optimizer, peak in [*optimizers, (judging, lr/4)]:
+                optimizer.param_groups[0]['lr'] = peak*one_cycle(done)
             rows = torch.randint(len(images), (batch_size,), generator=generator)
             x = to_tensor(images[rows.numpy()]).to(device, memory_format=torch.channels_last)       # B 3 H W
             std = (logvar[rows].exp() + sigma**2).sqrt()
@@ -416,32 +467,44 @@ def finetune_decoder(
             hinge.backward()
             judging.step()
             ramp = min(1., done/0.1)                                                                # the discriminator learns first
-            gradient, image = decoder_gradient(y, x, judge.requires_grad_(False), contrast, ramp*adversarial, ramp*matching)
+            gradient, image = decoder_gradient(y, x, judge.requires_grad_(False), contrast,
+                                               ramp*adversarial, ramp*matching)
             judge.requires_grad_(True)
             decoder.zero_grad()
             y.backward(gradient)
             nn.utils.clip_grad_norm_(decoder.parameters(), 1.)
             for optimizer, _ in optimizers: optimizer.step()
             average.update_parameters(decoder)
-            if log is not None and (step == 0 or step % 20 == 19): log.append(dict(step=step + 1, seconds=time.time() - start, image=image, discriminator=hinge.item()))
+            if log is not None and (step == 0 or step % 20 == 19):
+                log.append(dict(step=step + 1, seconds=time.time() - start, image=image, discriminator=hinge.item()))
             if step % 20 == 0: bar.set_postfix_str(f'step {step}, image {image:.3f}, discriminator {hinge.item():.2f}')
     decoder.load_state_dict(average.module.state_dict())
     return vae.eval().requires_grad_(False)
 
 # %% ../nbs/04_autoencoder.ipynb #04a00013
-def training_images(table:str|None, n:int, size:int, seed:int) -> tuple[np.ndarray, np.ndarray, str]: # to train on, to judge by (N H W 3 uint8), what they are
+def training_images(
+    table:str|None, n:int, size:int, seed:int
+) -> tuple[np.ndarray, np.ndarray, str]: # to train on, to judge by (N H W 3 uint8), what they are
     "The training split of a prepared table and what is held out of it, or phantoms."
-    if table is None: return phantom_images(n, 10**6*(seed + 1), size), phantom_images(513, 10**8 + 10**6*seed, size), f'{n} phantoms of all modalities, {size} px; judged on 513 others'
+    if table is None:
+        return (phantom_images(n, 10**6*(seed + 1), size), phantom_images(513, 10**8 + 10**6*seed, size),
+                f'{n} phantoms of all modalities, {size} px; judged on 513 others')
     rows = load_table(table)
     held = 'val' if (rows.split == 'val').any() else 'test'
-    if not (rows.split == held).any(): raise ValueError(f'{table} has no validation or test images to judge by: prepare it with a larger --val')
+    if not (rows.split == held).any():
+        raise ValueError(f'{table} has no validation or test images to judge by: prepare it with a larger --val')
     train, test = (load_images(rows[rows.split == s], rows.attrs['root'], size) for s in ('train', held))
-    return train, test, f"{len(train)} training images of {rows.attrs['dataset']}, {size} px; judged on the {len(test)} of split {held}"
+    return (train, test, f"{len(train)} training images of {rows.attrs['dataset']}, {size} px; "
+                         f'judged on the {len(test)} of split {held}')
 
 def write_card(out:Path, facts:dict, record:dict, title:str):
     "README.md beside the weights says what made them; training.json has the curves."
-    (out/'README.md').write_text('\n'.join([f'# {title}', '', 'A diffusers `AutoencoderKL` in half precision, made by chapter 04, `vap_diffusion.autoencoder`.',
-        '`decoder_before.safetensors` is its decoder before the adversarial stage; chapter 04 shows the difference. Licence: Apache-2.0, as far as the terms of the training images allow.', '', *(f'- {k}: {v}' for k, v in facts.items()), '']))
+    (out/'README.md').write_text('\n'.join([
+        f'# {title}', '',
+        'A diffusers `AutoencoderKL` in half precision, made by chapter 04, `vap_diffusion.autoencoder`.',
+        '`decoder_before.safetensors` is its decoder before the adversarial stage; chapter 04 shows the difference. '
+        'Licence: Apache-2.0, as far as the terms of the training images allow.', '',
+        *(f'- {k}: {v}' for k, v in facts.items()), '']))
     (out/'training.json').write_text(json.dumps(record) + '\n')
 
 def main(argv=None):
@@ -452,7 +515,8 @@ def main(argv=None):
     ap.add_argument('--start', help='go on from this autoencoder: course, a folder, a hub name')
     ap.add_argument('--images', type=int, default=12000, help='phantoms to train on')
     ap.add_argument('--size', type=int, default=64, help='pixels of a side')
-    ap.add_argument('--steps', type=int, nargs=2, default=(4000, 11000), help='of both parts together, and of the decoder alone')
+    ap.add_argument('--steps', type=int, nargs=2, default=(4000, 11000),
+                    help='of both parts together, and of the decoder alone')
     ap.add_argument('--minutes', type=float, help='instead of steps: half for both parts, half for the decoder alone')
     ap.add_argument('--seed', type=int, default=0)
     a = ap.parse_args(argv)
@@ -461,20 +525,31 @@ def main(argv=None):
     a.out.mkdir(parents=True, exist_ok=True)
     train, test, data = training_images(a.table, a.images, a.size, a.seed)
     start, logs = time.time(), ([], [])
-    vae = train_autoencoder(train, **first, vae=load_autoencoder(a.start) if a.start else None, seed=a.seed, log=logs[0], keep=keep('both'))
-    before = {k: v.half().contiguous() for k, v in vae.state_dict().items() if k.startswith(('decoder.', 'post_quant_conv.'))}
+    vae = train_autoencoder(train, **first, vae=load_autoencoder(a.start) if a.start else None, seed=a.seed,
+                            log=logs[0], keep=keep('both'))
+    before = {k: v.half().contiguous() for k, v in vae.state_dict().items()
+              if k.startswith(('decoder.', 'post_quant_conv.'))}
     scores = [reconstruction(vae, test)]
-    vae, seconds = finetune_decoder(vae, train, **second, seed=a.seed, log=logs[1], keep=keep('decoder')), round(time.time() - start)
+    vae, seconds = (finetune_decoder(vae, train, **second, seed=a.seed, log=logs[1], keep=keep('decoder')),
+                    round(time.time() - start))
     vae.half().save_pretrained(a.out)
     save_file(before, a.out/'decoder_before.safetensors')
     for stage in ('both', 'decoder'): keep(stage).unlink(missing_ok=True)
     scores.append(reconstruction(load_autoencoder(a.out), test))
-    for name, rows in zip(('both', 'decoder'), logs): print(f'{name}: {1000*rows[-1]["seconds"]/max(1, rows[-1]["step"]):.0f} ms a step')
+    for name, rows in zip(('both', 'decoder'), logs):
+        print(f'{name}: {1000*rows[-1]["seconds"]/max(1, rows[-1]["step"]):.0f} ms a step')
     tell = lambda r: f"PSNR {r['psnr']:.2f} dB, SSIM {r['ssim']:.3f}, sharpness {r['sharpness']:.3f}"
-    facts = dict(command=f"`python -m vap_diffusion.autoencoder {shlex.join(sys.argv[1:] if argv is None else map(str, argv))}`", data=data, seed=a.seed, seconds=seconds, threads=torch.get_num_threads(),
-                 steps=f'{logs[0][-1]["step"]} of both parts, {logs[1][-1]["step"]} of the decoder alone', parameters=sum(p.numel() for p in vae.parameters()),
-                 scaling_factor=f'{vae.config.scaling_factor:.4f} (measured)', fingerprint=fingerprint(vae), **{'before the decoder stage': tell(scores[0]), 'after it': tell(scores[1])})
-    write_card(a.out, facts, dict(seconds=seconds, before=scores[0], after=scores[1], logs=[[{k: round(v, 4) for k, v in row.items()} for row in rows] for rows in logs]), f'Autoencoder for {a.table}' if a.table else 'Course autoencoder')
+    facts = dict(command='`python -m vap_diffusion.autoencoder '
+                         f'{shlex.join(sys.argv[1:] if argv is None else map(str, argv))}`',
+                 data=data, seed=a.seed, seconds=seconds, threads=torch.get_num_threads(),
+                 steps=f'{logs[0][-1]["step"]} of both parts, {logs[1][-1]["step"]} of the decoder alone',
+                 parameters=sum(p.numel() for p in vae.parameters()),
+                 scaling_factor=f'{vae.config.scaling_factor:.4f} (measured)', fingerprint=fingerprint(vae),
+                 **{'before the decoder stage': tell(scores[0]), 'after it': tell(scores[1])})
+    write_card(a.out, facts,
+               dict(seconds=seconds, before=scores[0], after=scores[1],
+                    logs=[[{k: round(v, 4) for k, v in row.items()} for row in rows] for rows in logs]),
+               f'Autoencoder for {a.table}' if a.table else 'Course autoencoder')
     print((a.out/'README.md').read_text())
 
 # %% ../nbs/04_autoencoder.ipynb #04a00099

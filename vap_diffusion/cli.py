@@ -15,8 +15,11 @@ import typer
 from typer import Argument, Option
 
 # %% ../nbs/20_cli.ipynb #20a00004
-app = typer.Typer(help='Medical images painted from a class and a description. Stages in order: prepare, describe, encode, train, sample, evaluate; quickstart does them all on phantoms. --debug, anywhere on the line, shows the traceback of an error.',
-                  no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    help='Medical images painted from a class and a description. Stages in order: prepare, describe, encode, train, '
+         'sample, evaluate; quickstart does them all on phantoms. --debug, anywhere on the line, shows the traceback '
+         'of an error.',
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 Work = Annotated[Path, Argument(help='the working folder, made by prepare', metavar='W')]
 Seed = Annotated[int, Option(help='same seed, same result on the same machine', min=0)]
 
@@ -24,16 +27,21 @@ Seed = Annotated[int, Option(help='same seed, same result on the same machine', 
 @app.command()
 def prepare(
     out:Annotated[Optional[Path], Option(help='the working folder W: table.parquet is written there')]=None,
-    dataset:Annotated[str, Option(help='phantoms, folder (class/image), csv, isic2018, isic2019, chestxray14, hyperkvasir, kvasir_seg, cvc_clinicdb or colonoscopy')]='folder',
-    root:Annotated[Optional[Path], Option(help='the images, as their publisher lays them out; phantoms are drawn here')]=None,
-    modality:Annotated[Optional[str], Option(help='of a folder or csv: dermoscopy, chest_xray, colonoscopy, or the name of a prompt file')]=None,
+    dataset:Annotated[str, Option(help='phantoms, folder (class/image), csv, isic2018, isic2019, chestxray14, '
+                                       'hyperkvasir, kvasir_seg, cvc_clinicdb or colonoscopy')]='folder',
+    root:Annotated[Optional[Path], Option(help='the images, as their publisher lays them out; '
+                                               'phantoms are drawn here')]=None,
+    modality:Annotated[Optional[str], Option(help='of a folder or csv: dermoscopy, chest_xray, colonoscopy, '
+                                                  'or the name of a prompt file')]=None,
     labels:Annotated[Optional[Path], Option(help='of csv: the file with a row for each image')]=None,
     image_column:Annotated[str, Option(help='of csv: paths below the root, or file names')]='image',
     label_column:Annotated[str, Option(help='of csv: classes')]='label',
     group_column:Annotated[Optional[str], Option(help='of csv: patients or lesions, which no split cuts')]=None,
-    check:Annotated[bool, Option('--check', help='write nothing; list what is there, what is missing, and the counts beside the published ones')]=False,
+    check:Annotated[bool, Option('--check', help='write nothing; list what is there, what is missing, '
+                                                 'and the counts beside the published ones')]=False,
     val:Annotated[float, Option(help='share of the validation split, cut by group')]=0.1,
-    test:Annotated[Optional[float], Option(help='share of the test split, where the publisher has none (0.1; 0.2 where the paper splits 8:2)')]=None,
+    test:Annotated[Optional[float], Option(help='share of the test split, where the publisher has none '
+                                                '(0.1; 0.2 where the paper splits 8:2)')]=None,
     n:Annotated[int, Option(help='phantoms to draw')]=4000,
     size:Annotated[int, Option(help='pixels of a side of phantoms')]=64,
     seed:Seed=0,
@@ -41,18 +49,24 @@ def prepare(
     "Labelled images -> W/table.parquet, each image opened, no patient or lesion on both sides of a split."
     from vap_diffusion import datasets
     import pandas as pd
-    if root is None and (check or dataset != 'phantoms'): raise ValueError(f'--root is missing: the folder with the images of {dataset}')
+    if root is None and (check or dataset != 'phantoms'):
+        raise ValueError(f'--root is missing: the folder with the images of {dataset}')
     if check:
-        report = datasets.check_dataset(dataset, root, datasets.table_options(dataset, modality, labels, image_column, label_column, group_column))
+        report = datasets.check_dataset(dataset, root, datasets.table_options(
+            dataset, modality, labels, image_column, label_column, group_column))
         typer.echo(f'{"expected":>9} {"found":>9}  verdict')
-        for row in report.itertuples(): typer.echo(f'{row.expected!s:>9} {row.found!s:>9}  {row.verdict:<8}  {row.part}' if row.verdict not in ('FAULT', 'warning') else f'{row.verdict}: {row.part}')
+        for row in report.itertuples():
+            typer.echo(f'{row.expected!s:>9} {row.found!s:>9}  {row.verdict:<8}  {row.part}'
+                       if row.verdict not in ('FAULT', 'warning') else f'{row.verdict}: {row.part}')
         lost = report.verdict.isin(['MISSING', 'FAULT']).sum()
         if lost: raise ValueError(f'{dataset} is not complete in {root}: {lost} lines above say MISSING or FAULT')
         return
     if out is None: raise ValueError('--out is missing: the working folder, in which table.parquet is written')
-    table = datasets.prepare(dataset, root or out/'phantoms', out, modality, seed, val, test, n, size, labels=labels, image_column=image_column, label_column=label_column, group_column=group_column)
+    table = datasets.prepare(dataset, root or out/'phantoms', out, modality, seed, val, test, n, size, labels=labels,
+                             image_column=image_column, label_column=label_column, group_column=group_column)
     total = 'all' if 'all' not in set(table.label) else '(all)'
-    typer.echo(pd.crosstab(table.label, table.split, margins=True, margins_name=total)[[s for s in datasets.SPLITS if s in set(table.split)] + [total]].to_string())
+    typer.echo(pd.crosstab(table.label, table.split, margins=True, margins_name=total)[
+        [s for s in datasets.SPLITS if s in set(table.split)] + [total]].to_string())
     typer.echo(f'next: vap-diffusion describe {out}')
 
 # %% ../nbs/20_cli.ipynb #20a00051
@@ -60,20 +74,24 @@ def prepare(
 def describe(
     out:Work,
     mllm:Annotated[str, Option(help='measure (from the pixels), hf:NAME_OR_PATH or openai:MODEL@URL')]='measure',
-    prompts:Annotated[Optional[Path], Option(help='a prompt file (TOML) with the questions of another modality, or other questions')]=None,
-    steps:Annotated[str, Option(help='123: the whole strategy; 13: without thinking twice; 1: the first impression alone')]='123',
+    prompts:Annotated[Optional[Path], Option(help='a prompt file (TOML) with the questions of another modality, '
+                                                  'or other questions')]=None,
+    steps:Annotated[str, Option(help='123: the whole strategy; 13: without thinking twice; '
+                                     '1: the first impression alone')]='123',
     temperature:Annotated[float, Option(help='of sampling; 0: the likeliest words', min=0)]=0,
     max_words:Annotated[int, Option(help='longer descriptions are cut at a sentence end', min=1)]=180,
     max_tokens:Annotated[Optional[int], Option(help='of hf and openai: longest answer of the model (512)', min=1)]=None,
     batch_size:Annotated[Optional[int], Option(help='of hf: images at once (8 on a GPU, 1 on a CPU)', min=1)]=None,
-    dtype:Annotated[Optional[str], Option(help='of hf: bfloat16, float16 or float32; as the weights were saved when not given')]=None,
+    dtype:Annotated[Optional[str], Option(help='of hf: bfloat16, float16 or float32; '
+                                               'as the weights were saved when not given')]=None,
     device_map:Annotated[Optional[str], Option(help='of hf: auto spreads a large model over all graphics cards')]=None,
     concurrency:Annotated[Optional[int], Option(help='of openai: questions at once (8)', min=1)]=None,
     timeout:Annotated[Optional[float], Option(help='of openai: seconds for one answer (120)', min=1)]=None,
     shard:Annotated[str, Option(help='I/N: every N-th image from the I-th on, for N machines')]='1/1',
     merge:Annotated[bool, Option('--merge', help='put the shards together')]=False,
     retry:Annotated[bool, Option('--retry', help='ask again about images whose description failed')]=False,
-    verify:Annotated[Optional[str], Option(help='drop or repair: claims that the measured image contradicts, where measuring can be trusted; the words of the model stay beside')]=None,
+    verify:Annotated[Optional[str], Option(help='drop or repair: claims that the measured image contradicts, where '
+                                                'measuring can be trusted; the words of the model stay beside')]=None,
     yes:Annotated[bool, Option('--yes', help='do not ask before a run that may cost money')]=False,
     seed:Seed=0,
 ):
@@ -88,19 +106,28 @@ def describe(
     else:
         if not re.fullmatch(r'\d+/\d+', shard): raise ValueError(f'--shard {shard!r} is none: give I/N, such as 1/4')
         if not steps.isdecimal(): raise ValueError(f'--steps {steps!r} are none: give 123, 13 or 1')
-        if verify and shard != '1/1': raise ValueError(f'--verify reads all descriptions, and a shard holds some: leave it out, and after the last shard give `vap-diffusion describe {out} --merge --verify {verify}`')
-        how = dict(steps=tuple(map(int, steps)), temperature=temperature, seed=seed, max_words=max_words, shard=tuple(map(int, shard.split('/'))), retry=retry)
-        model = vaps.make_mllm(mllm, max_tokens=max_tokens, batch_size=batch_size, dtype=dtype, device_map=device_map, concurrency=concurrency, timeout=timeout)
+        if verify and shard != '1/1':
+            raise ValueError(f'--verify reads all descriptions, and a shard holds some: leave it out, '
+                             f'and after the last shard give `vap-diffusion describe {out} --merge --verify {verify}`')
+        how = dict(steps=tuple(map(int, steps)), temperature=temperature, seed=seed, max_words=max_words,
+                   shard=tuple(map(int, shard.split('/'))), retry=retry)
+        model = vaps.make_mllm(mllm, max_tokens=max_tokens, batch_size=batch_size, dtype=dtype, device_map=device_map,
+                               concurrency=concurrency, timeout=timeout)
         if mllm.startswith('openai:') and not yes and (left := vaps.estimate(out, model, **how)) and left['images']:
-            typer.echo(f"{left['images']} images are left: about {left['requests']} requests, " + (f"{left['tokens_in']} tokens in, {left['tokens_out']} tokens out" if left['tokens_in'] else 'tokens not known: the server does not count them'))
+            typer.echo(f"{left['images']} images are left: about {left['requests']} requests, "
+                       + (f"{left['tokens_in']} tokens in, {left['tokens_out']} tokens out" if left['tokens_in']
+                          else 'tokens not known: the server does not count them'))
             if not sys.stdin.isatty(): raise ValueError('there is no terminal to ask whether to go on: give --yes')
             typer.confirm('go on?', abort=True)
         path = vaps.write_descriptions(out, model, **how)
-        if how['shard'] != (1, 1): return typer.echo(f'{path} is complete; after the last shard: vap-diffusion describe {out} --merge')
+        if how['shard'] != (1, 1):
+            return typer.echo(f'{path} is complete; after the last shard: vap-diffusion describe {out} --merge')
     if verify:
         from vap_diffusion.faithfulness import verify_table
         counts = verify_table(out, verify)
-        typer.echo(f'{counts.wrong.sum()} of {counts.claims.sum()} claims contradict the image: {"dropped" if verify == "drop" else "repaired"}; the answers as they were stand in {out/"descriptions.jsonl"} as t_mix_original')
+        typer.echo(f'{counts.wrong.sum()} of {counts.claims.sum()} claims contradict the image: '
+                   f'{"dropped" if verify == "drop" else "repaired"}; '
+                   f'the answers as they were stand in {out/"descriptions.jsonl"} as t_mix_original')
     n, shown = vaps.count_descriptions(out)
     for label, text in shown.items(): typer.echo(f'{label}: {text}')
     typer.echo(f'{n} descriptions; next: vap-diffusion encode {out}')
@@ -110,16 +137,19 @@ def describe(
 def encode(
     out:Work,
     autoencoder:Annotated[str, Option(help='course, a folder, or a hub name such as stabilityai/sd-vae-ft-ema')]='course',
-    text_encoder:Annotated[str, Option(help='course, biomedclip, a folder, hf-hub:OWNER/NAME, or open_clip:NAME@TAG')]='course',
+    text_encoder:Annotated[str, Option(help='course, biomedclip, a folder, hf-hub:OWNER/NAME, '
+                                            'or open_clip:NAME@TAG')]='course',
     size:Annotated[int, Option(help='pixels of a side', min=1)]=64,
     adapt_minutes:Annotated[float, Option(help='train the autoencoder further on these images', min=0)]=0,
-    flips:Annotated[bool, Option('--flips', help='also the mirrored training images, left and right exchanged in their descriptions')]=False,
+    flips:Annotated[bool, Option('--flips', help='also the mirrored training images, left and right exchanged '
+                                                 'in their descriptions')]=False,
     seed:Seed=0,
 ):
     "Images and descriptions -> W/features: latents and token states, computed once."
     from vap_diffusion import training
     record = training.encode(out, autoencoder, text_encoder, size, adapt_minutes, flips, seed)
-    typer.echo(f"{record['n']} images as latents of {' x '.join(map(str, record['latent']))}; next: vap-diffusion train {out}")
+    typer.echo(f"{record['n']} images as latents of {' x '.join(map(str, record['latent']))}; "
+               f"next: vap-diffusion train {out}")
 
 # %% ../nbs/20_cli.ipynb #20a00053
 @app.command()
@@ -139,28 +169,40 @@ def train(
     timesteps:Annotated[str, Option(help='how steps of the schedule are drawn: uniform or logit_normal')]='uniform',
     batch_size:Annotated[Optional[int], Option(help='of all processes together; by the preset when not given', min=1)]=None,
     accumulate:Annotated[int, Option(help='pieces in which a batch is worked off', min=1)]=1,
-    mixed_precision:Annotated[Optional[str], Option(help='bf16 or no; bf16 where the hardware computes it when not given')]=None,
+    mixed_precision:Annotated[Optional[str], Option(help='bf16 or no; '
+                                                         'bf16 where the hardware computes it when not given')]=None,
     compile:Annotated[bool, Option('--compile', help='torch.compile; worth it in long trainings on a GPU')]=False,
-    watch:Annotated[Optional[int], Option(help='steps between looks: pictures, and FID on the validation split; four looks in a run when not given', min=1)]=None,
-    watch_n:Annotated[Optional[int], Option(help='images painted at a look; 1000 on a GPU, 300 on a CPU when not given, at most the validation split', min=4)]=None,
+    watch:Annotated[Optional[int], Option(help='steps between looks: pictures, and FID on the validation split; '
+                                               'four looks in a run when not given', min=1)]=None,
+    watch_n:Annotated[Optional[int], Option(help='images painted at a look; 1000 on a GPU, 300 on a CPU '
+                                                 'when not given, at most the validation split', min=4)]=None,
     no_watch:Annotated[bool, Option('--no-watch', help='do not look')]=False,
-    features:Annotated[str, Option(help='what judges at a look: phantoms, inception:FILE, timm:NAME or a folder')]='phantoms',
+    features:Annotated[str, Option(help='what judges at a look: '
+                                        'phantoms, inception:FILE, timm:NAME or a folder')]='phantoms',
     seed:Seed=0,
 ):
-    "Features -> W/models/NAME/pipeline and report.html; goes on where it stopped. In many processes: accelerate launch -m vap_diffusion.cli train W ..."
+    """Features -> W/models/NAME/pipeline and report.html; goes on where it stopped.
+    In many processes: accelerate launch -m vap_diffusion.cli train W ..."""
     from accelerate import PartialState
     from vap_diffusion import metrics, training
     from vap_diffusion.datasets import load_table
     from vap_diffusion.pipeline import build_pipeline
     if minutes is None and steps is None: minutes = training.load_preset(preset)['minutes']
-    changes = {k: v for k, v in dict(prediction_type=prediction, batch_size=batch_size, mixed_precision=mixed_precision).items() if v is not None}
+    changes = {k: v for k, v in dict(prediction_type=prediction, batch_size=batch_size,
+                                     mixed_precision=mixed_precision).items() if v is not None}
     if watch and no_watch: raise ValueError('--watch and --no-watch: choose one')
-    if prototypes and not text: raise ValueError('--no-text --prototypes: the prototypes mend descriptions, a class-only model has none; leave out one of the two')
-    if not no_watch and (watch or (load_table(out).split == 'val').sum() > 3): changes |= dict(watch=metrics.Watch(out, watch_n, features), watch_every=watch)
-    run = training.train(out, text, prototypes is not False, minutes, steps, preset, name, seed, alpha, pcm=pcm, accumulate=accumulate, compile=compile, schedule=schedule, weighting=weighting, timesteps=timesteps, **changes)
+    if prototypes and not text:
+        raise ValueError('--no-text --prototypes: the prototypes mend descriptions, a class-only model has none; '
+                         'leave out one of the two')
+    if not no_watch and (watch or (load_table(out).split == 'val').sum() > 3):
+        changes |= dict(watch=metrics.Watch(out, watch_n, features), watch_every=watch)
+    run = training.train(out, text, prototypes is not False, minutes, steps, preset, name, seed, alpha, pcm=pcm,
+                         accumulate=accumulate, compile=compile, schedule=schedule, weighting=weighting,
+                         timesteps=timesteps, **changes)
     if PartialState().is_main_process:
         build_pipeline(run)
-        if (run/'report.html').exists(): typer.echo(f'{run/"report.html"} shows the training') # not of a run by an earlier version
+        # not of a run by an earlier version
+        if (run/'report.html').exists(): typer.echo(f'{run/"report.html"} shows the training')
         typer.echo(f'next: vap-diffusion sample {run/"pipeline"} --out samples')
 
 # %% ../nbs/20_cli.ipynb #20a00054
@@ -170,21 +212,26 @@ def sample(
     out:Annotated[Path, Option(help='folder for images/*.png and manifest.csv')],
     n:Annotated[int, Option(help='how many images')]=16,
     label:Annotated[Optional[str], Option(help='class of all images')]=None,
-    prompt:Annotated[Optional[str], Option(help='description for all images; drawn from the prompt bank when not given')]=None,
-    prompts:Annotated[str, Option(help='bank, own (of the images of --like), unseen (recombined), heldout (of images not trained on), or the FILE of a bank')]='bank',
+    prompt:Annotated[Optional[str], Option(help='description for all images; '
+                                                'drawn from the prompt bank when not given')]=None,
+    prompts:Annotated[str, Option(help='bank, own (of the images of --like), unseen (recombined), '
+                                       'heldout (of images not trained on), or the FILE of a bank')]='bank',
     like:Annotated[Optional[Path], Option(help='a working folder whose class frequencies are kept')]=None,
     split:Annotated[str, Option(help='which images of --like')]='test',
     steps:Annotated[int, Option(help='of the sampler; where it guides, a step takes two network evaluations', min=1)]=10,
     guidance:Annotated[float, Option(help='1: none; more: nearer to class and prompt, less varied')]=2,
-    guidance_interval:Annotated[tuple[float, float], Option(help='guide while t / T lies between these (1 is pure noise)')]=(0.1, 1.),
-    guide:Annotated[Optional[str], Option(help='a weaker model for autoguidance: a shorter training, or W/models/NAME/early')]=None,
+    guidance_interval:Annotated[tuple[float, float], Option(help='guide while t / T lies between these '
+                                                                 '(1 is pure noise)')]=(0.1, 1.),
+    guide:Annotated[Optional[str], Option(help='a weaker model for autoguidance: a shorter training, '
+                                               'or W/models/NAME/early')]=None,
     batch_size:Annotated[int, Option(help='images at once', min=1)]=64,
     compile:Annotated[bool, Option('--compile', help='torch.compile: faster after a minute or more')]=False,
     seed:Seed=0,
 ):
     "Paint images from classes and descriptions; goes on where it stopped."
     from vap_diffusion import pipeline
-    rows = pipeline.sample(model, out, n, label, prompt, prompts, like, split, seed, steps, guidance, guidance_interval, guide, batch_size, compile)
+    rows = pipeline.sample(model, out, n, label, prompt, prompts, like, split, seed, steps, guidance, guidance_interval,
+                           guide, batch_size, compile)
     for row in rows.head(8).itertuples(): typer.echo(f'{out/row.file_name}  {row.label}: {row.prompt}')
     typer.echo(f'{len(rows)} synthetic images in {out/"images"}, listed in {out/"manifest.csv"}')
 
@@ -194,27 +241,38 @@ def evaluate(
     images:Annotated[Path, Argument(help='a folder that sample filled', metavar='DIR')],
     real:Annotated[Path, Option(help='the working folder with the real images')],
     split:Annotated[str, Option(help='which real images: test, val or train')]='test',
-    features:Annotated[str, Option(help='phantoms (shipped), inception:FILE, timm:NAME, timm:NAME@FILE, or a folder that python -m vap_diffusion.metrics wrote')]='phantoms',
+    features:Annotated[str, Option(help='phantoms (shipped), inception:FILE, timm:NAME, timm:NAME@FILE, '
+                                        'or a folder that python -m vap_diffusion.metrics wrote')]='phantoms',
     bootstrap:Annotated[int, Option(help='half-samples for 95 % intervals, say 100; 0: none', min=0)]=0,
     infinite:Annotated[bool, Option('--infinite', help='FID extrapolated to infinitely many images, too')]=False,
-    every:Annotated[bool, Option('--all', help='all images, as published tables have it (say 10000 painted against --split train), instead of equally many; the floor has an N of its own')]=False,
+    every:Annotated[bool, Option('--all', help='all images, as published tables have it (say 10000 painted against '
+                                               '--split train), instead of equally many; '
+                                               'the floor has an N of its own')]=False,
     seed:Seed=0,
 ):
     "FID, KID, IS, precision, recall, density, coverage with floors -> DIR/evaluation-SPLIT.json."
     from vap_diffusion import metrics, quickstart
     from vap_diffusion.datasets import load_images, load_table, write_json
     from vap_diffusion.pipeline import load_samples, split_rows
-    judge = metrics.load_features(features).to(metrics.training_device())                      # a wrong name is found before the images are read
+    # a wrong name is found before the images are read
+    judge = metrics.load_features(features).to(metrics.training_device())
     fake, manifest = load_samples(images)
     table, rows = load_table(real), split_rows(real, split)
     quickstart.warn_unfit(features, table, real)
     size, other = fake.shape[1], table[table.split == quickstart.floor_split(split)]
-    if every and other.empty: raise ValueError(f'{real} has no {quickstart.floor_split(split)} images for the floor: leave out --all')
-    n = None if every or other.empty else min(len(rows), len(fake), len(other))                # without others the real images are cut in halves for the floor
-    sets = {f'split {split!r} of {real}': len(rows)//(1 + other.empty), str(images): len(fake)} | ({} if other.empty else {f'split {quickstart.floor_split(split)!r}, for the floor': len(other)})
-    if min(sets.values()) < 4: raise ValueError(f'{min(sets, key=sets.get)} gives {min(sets.values())} images, and recall and precision need at least 4: paint more, take another --split, or prepare with larger shares (--val, --test)')
-    floor = None if other.empty else load_images(other if every else other.sample(n, random_state=seed), table.attrs['root'], size)
-    found = metrics.evaluate(load_images(rows, table.attrs['root'], size), fake, judge, n, seed, floor, repeats=bootstrap, infinite=infinite, unequal=every)
+    if every and other.empty:
+        raise ValueError(f'{real} has no {quickstart.floor_split(split)} images for the floor: leave out --all')
+    # without others the real images are cut in halves for the floor
+    n = None if every or other.empty else min(len(rows), len(fake), len(other))
+    sets = ({f'split {split!r} of {real}': len(rows)//(1 + other.empty), str(images): len(fake)}
+            | ({} if other.empty else {f'split {quickstart.floor_split(split)!r}, for the floor': len(other)}))
+    if min(sets.values()) < 4:
+        raise ValueError(f'{min(sets, key=sets.get)} gives {min(sets.values())} images, and recall and precision need '
+                         f'at least 4: paint more, take another --split, or prepare with larger shares (--val, --test)')
+    floor = None if other.empty else load_images(other if every else other.sample(n, random_state=seed),
+                                                 table.attrs['root'], size)
+    found = metrics.evaluate(load_images(rows, table.attrs['root'], size), fake, judge, n, seed, floor,
+                             repeats=bootstrap, infinite=infinite, unequal=every)
     found['adherence'] = quickstart.adherence_of(fake, manifest, table) if (manifest.prompt != '').all() else {}
     found |= dict(split=split, real=str(real), **quickstart.machine())
     write_json(images/f'evaluation-{split}.json', found)
@@ -226,13 +284,21 @@ def show_figures(found:dict):
     from rich.console import Console
     from rich.table import Table
     halves, intervals = found['half_splits'], found.get('intervals', {})
-    def figure(name): return f'{found[name]:.4g}' + ('' if name not in intervals else ' ({:.4g} to {:.4g})'.format(*intervals[name]))
-    table = Table('figure', 'generated', 'real images (floor)', f"halves of the real images, N = {halves['n']}", title=f"N = {found['n']}{' against {n_real} (floor: {n_floor})'.format(**found) if 'n_real' in found else ''}, features {found['features']}" + (', 95 % intervals' if intervals else ''))
-    for name, arrow in (('fid', 'lower'), ('kid', 'lower'), ('precision', 'higher'), ('recall', 'higher'), ('density', 'higher'), ('coverage', 'higher')):
-        table.add_row(f'{name} ({arrow} is better)', figure(name), figure(f'{name}_floor'), f'{halves[name][0]:.4g}' if name in halves else 'too few')
+    def figure(name):
+        return f'{found[name]:.4g}' + ('' if name not in intervals else ' ({:.4g} to {:.4g})'.format(*intervals[name]))
+    table = Table('figure', 'generated', 'real images (floor)', f"halves of the real images, N = {halves['n']}",
+                  title=f"N = {found['n']}"
+                        f"{' against {n_real} (floor: {n_floor})'.format(**found) if 'n_real' in found else ''}"
+                        f", features {found['features']}" + (', 95 % intervals' if intervals else ''))
+    for name, arrow in (('fid', 'lower'), ('kid', 'lower'), ('precision', 'higher'), ('recall', 'higher'),
+                        ('density', 'higher'), ('coverage', 'higher')):
+        table.add_row(f'{name} ({arrow} is better)', figure(name), figure(f'{name}_floor'),
+                      f'{halves[name][0]:.4g}' if name in halves else 'too few')
     if 'fid_infinity' in found: table.add_row('fid, N to infinity', figure('fid_infinity'), figure('fid_infinity_floor'))
     if 'is' in found: table.add_row('is (higher is better)', figure('is'), figure('is_real'))
-    if found['adherence']: table.add_row('adherence to the prompt', f"{found['adherence']['mean']:.3f}", f"chance {found['adherence']['chance']:.3f}")
+    if found['adherence']:
+        table.add_row('adherence to the prompt', f"{found['adherence']['mean']:.3f}",
+                      f"chance {found['adherence']['chance']:.3f}")
     Console().print(table)
 
 # %% ../nbs/20_cli.ipynb #20a00059
@@ -241,7 +307,8 @@ def push(
     model:Annotated[str, Argument(help='course, or a folder W/models/NAME')],
     repo:Annotated[str, Argument(help='OWNER/NAME on the hub; made where it is not there', metavar='REPO')],
     private:Annotated[bool, Option('--private', help='only for you and those you let in')]=False,
-    evaluation:Annotated[Optional[Path], Option(help='a folder of images of this model that evaluate has judged: its figures go on the card')]=None,
+    evaluation:Annotated[Optional[Path], Option(help='a folder of images of this model that evaluate has judged: '
+                                                     'its figures go on the card')]=None,
 ):
     "Upload a model with its card to a hub (HF_ENDPOINT), from where sample REPO loads it."
     from vap_diffusion import pipeline
@@ -249,15 +316,18 @@ def push(
     pipe = pipeline.load_pipeline(model)
     pipe.card = pipe.card or pipeline.card(pipe, {})
     if evaluation: pipe.card = pipeline.add_figures(pipe.card, pipeline.read_figures(pipe, evaluation))
-    typer.echo(f'{pipe.push_to_hub(repo, private=private or None)} (licence on its card: {ModelCard(pipe.card).data.license}); next: vap-diffusion sample {repo} --out samples')
+    typer.echo(f'{pipe.push_to_hub(repo, private=private or None)} (licence on its card: '
+               f'{ModelCard(pipe.card).data.license}); next: vap-diffusion sample {repo} --out samples')
 
 # %% ../nbs/20_cli.ipynb #20a00058
 @app.command()
 def convert(
-    file:Annotated[Path, Argument(help="the authors' weights: a safetensors file, or a torch file that holds tensors alone", metavar='FILE')],
+    file:Annotated[Path, Argument(help="the authors' weights: a safetensors file, "
+                                       "or a torch file that holds tensors alone", metavar='FILE')],
     out:Annotated[Path, Option(help='a new folder')],
     heads:Annotated[int, Option(help='attention heads; no shape in the file tells them', min=1)]=8,
-    classes:Annotated[Optional[str], Option(help='names of the classes in the order of training, with commas: makes a pipeline that sample takes')]=None,
+    classes:Annotated[Optional[str], Option(help='names of the classes in the order of training, with commas: '
+                                                 'makes a pipeline that sample takes')]=None,
     autoencoder:Annotated[str, Option(help='of the pipeline: a folder or a hub name')]='stabilityai/sd-vae-ft-ema',
     text_encoder:Annotated[str, Option(help='of the pipeline: biomedclip, a folder or a hub name')]='biomedclip',
     modality:Annotated[str, Option(help='of the pipeline: dermoscopy, chest_xray or colonoscopy')]='dermoscopy',
@@ -267,19 +337,27 @@ def convert(
     if classes:
         from tempfile import TemporaryDirectory
         from vap_diffusion.pipeline import released_pipeline
-        if out.exists() and (not out.is_dir() or any(out.iterdir())): raise FileExistsError(f'{out} is in use: give a new or empty folder')
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise FileExistsError(f'{out} is in use: give a new or empty folder')
         with TemporaryDirectory() as folder:
-            released_pipeline(convert_released(file, Path(folder)/out.name, heads), [c.strip() for c in classes.split(',')], autoencoder, text_encoder, modality=modality).save_pretrained(out)
-        return typer.echo(f'next: vap-diffusion sample {out} --out samples --label {classes.split(",")[0].strip()} --prompt "..."')
+            released_pipeline(convert_released(file, Path(folder)/out.name, heads),
+                              [c.strip() for c in classes.split(',')],
+                              autoencoder, text_encoder, modality=modality).save_pretrained(out)
+        return typer.echo(f'next: vap-diffusion sample {out} --out samples '
+                          f'--label {classes.split(",")[0].strip()} --prompt "..."')
     config = ReleasedUViT.load_config(convert_released(file, out, heads))
-    typer.echo(f"{out}: latents of {config['in_channels']} x {config['sample_size']} x {config['sample_size']}, {config['num_classes']} classes and the empty one, {config['depth'] + 1} blocks of width {config['embed_dim']}")
-    typer.echo(f'next, in Python: vap_diffusion.pipeline.released_pipeline({str(out)!r}, class_names); or this command with --classes: a pipeline for vap-diffusion sample')
+    typer.echo(f"{out}: latents of {config['in_channels']} x {config['sample_size']} x {config['sample_size']}, "
+               f"{config['num_classes']} classes and the empty one, "
+               f"{config['depth'] + 1} blocks of width {config['embed_dim']}")
+    typer.echo(f'next, in Python: vap_diffusion.pipeline.released_pipeline({str(out)!r}, class_names); '
+               f'or this command with --classes: a pipeline for vap-diffusion sample')
 
 # %% ../nbs/20_cli.ipynb #20a00056
 @app.command()
 def quickstart(
     out:Annotated[Path, Option(help='folder for everything')]=Path('runs/quickstart'),
-    dataset:Annotated[str, Option(help='phantoms, folder, isic2018, isic2019, chestxray14, hyperkvasir, kvasir_seg, cvc_clinicdb or colonoscopy')]='phantoms',
+    dataset:Annotated[str, Option(help='phantoms, folder, isic2018, isic2019, chestxray14, hyperkvasir, kvasir_seg, '
+                                       'cvc_clinicdb or colonoscopy')]='phantoms',
     root:Annotated[Optional[Path], Option(help='folder of the images')]=None,
     modality:Annotated[str, Option(help='of phantoms or of a folder')]='dermoscopy',
     images:Annotated[int, Option(help='phantoms to draw, N of them to compare with', min=1)]=5500,
@@ -296,7 +374,8 @@ def quickstart(
 ):
     "The whole way: class-only against class + text under equal budget, on phantoms in at most 10 minutes on 2 cores."
     from vap_diffusion import quickstart as q
-    q.quickstart(out, dataset, root, modality, images, minutes, autoencoder, adapt_minutes, n, tuple(splits.split(',')), tuple(prompts.split(',')), features, guidance, preset=preset, seed=seed)
+    q.quickstart(out, dataset, root, modality, images, minutes, autoencoder, adapt_minutes, n,
+                 tuple(splits.split(',')), tuple(prompts.split(',')), features, guidance, preset=preset, seed=seed)
 
 # %% ../nbs/20_cli.ipynb #20a00006
 def cached(repo:str) -> bool:
@@ -307,12 +386,15 @@ def cached(repo:str) -> bool:
 def server() -> str: # its address, or ''
     "An OpenAI-compatible server that answers, from OPENAI_BASE_URL or at the usual local ports."
     import httpx
-    urls = [os.environ['OPENAI_BASE_URL']] if os.environ.get('OPENAI_BASE_URL') else [f'http://127.0.0.1:{p}/v1' for p in (8000, 11434, 1234)]
+    urls = ([os.environ['OPENAI_BASE_URL']] if os.environ.get('OPENAI_BASE_URL')
+            else [f'http://127.0.0.1:{p}/v1' for p in (8000, 11434, 1234)])
     for url in urls:
         try:
             r = httpx.get(f'{url}/models', timeout=1)
-            if r.status_code == 401 or r.status_code == 200 and 'data' in r.json(): return url # any other web server says 404, or a page
-        except (httpx.HTTPError, httpx.InvalidURL, ImportError, TypeError, ValueError): pass  # no server, no address, a proxy of an unknown kind, no JSON
+            # any other web server says 404, or a page
+            if r.status_code == 401 or r.status_code == 200 and 'data' in r.json(): return url
+        except (httpx.HTTPError, httpx.InvalidURL, ImportError, TypeError, ValueError):
+            pass  # no server, no address, a proxy of an unknown kind, no JSON
     return ''
 
 def findings() -> list[tuple[str, str, str, str]]: # part, what is here, what that means, the command that brings what is missing
@@ -323,26 +405,33 @@ def findings() -> list[tuple[str, str, str, str]]: # part, what is here, what th
     from vap_diffusion.metrics import InceptionFeatures
     from vap_diffusion.phantoms import asset_path
     from vap_diffusion.text import BIOMEDCLIP
-    bert = 'microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract'                                  # BiomedCLIP's tower and tokenizer
+    # BiomedCLIP's tower and tokenizer
+    bert = 'microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract'
     GB, cuda, sd = 2**30, torch.cuda.is_available(), 'stabilityai/sd-vae-ft-ema'
     memory = torch.cuda.get_device_properties(0).total_memory if cuda else psutil.virtual_memory().total
     weights = Path(torch.hub.get_dir())/'checkpoints'/Path(InceptionFeatures.url).name
     def shipped():
         try: return all(asset_path(p).exists() for p in ('autoencoder', 'text', 'features', 'course'))
         except FileNotFoundError: return False
-    judge = {f'curl -L --create-dirs -o {weights} {InceptionFeatures.url}': weights.exists(), 'pip install torch-fidelity': bool(find_spec('torch_fidelity'))}
+    judge = {f'curl -L --create-dirs -o {weights} {InceptionFeatures.url}': weights.exists(),
+             'pip install torch-fidelity': bool(find_spec('torch_fidelity'))}
     url, free, whole = re.sub('//[^/@]*@', '//', server()).split('?')[0], shutil.disk_usage('.').free, shipped()
     part = lambda name, here, use, without, command: (name, 'here', use, '') if here else (name, 'missing', without, command)
     return [
         ('Python', platform.python_version(), 'fine' if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed', ''),
         ('torch', torch.__version__, 'fine', ''),
-        ('device', f"{torch.cuda.get_device_name() if cuda else f'CPU, {os.cpu_count()} cores'}, {memory/GB:.0f} GB", f"preset {'gpu' if cuda else 'cpu'}" + ('' if memory > 6*GB else '; less than 6 GB is little'), ''),
+        ('device', f"{torch.cuda.get_device_name() if cuda else f'CPU, {os.cpu_count()} cores'}, {memory/GB:.0f} GB",
+         f"preset {'gpu' if cuda else 'cpu'}" + ('' if memory > 6*GB else '; less than 6 GB is little'), ''),
         ('disk', f'{free/GB:.0f} GB free', 'fine' if free > 2*GB else 'a quickstart needs about 1 GB', ''),
         part('shipped weights', whole, 'the course works offline', 'chapters and quickstart need them', 'make assets'),
-        part('BiomedCLIP', cached(BIOMEDCLIP) and cached(bert), 'encode W --text-encoder biomedclip', 'the course text encoder is used', f'hf download {BIOMEDCLIP} && hf download {bert}'),
-        part('SD autoencoder', cached(sd), f'encode W --autoencoder {sd}', 'the course autoencoder is used', f'hf download {sd}'),
-        part('Inception', all(judge.values()), f'evaluate --features inception:{weights}', 'own features judge', ' && '.join(c for c, there in judge.items() if not there)),
-        part('MLLM server', url, f'describe W --mllm openai:MODEL@{url}', 'the measuring describer writes', 'ollama serve   # or any OpenAI-compatible server; its address in OPENAI_BASE_URL'),
+        part('BiomedCLIP', cached(BIOMEDCLIP) and cached(bert), 'encode W --text-encoder biomedclip',
+             'the course text encoder is used', f'hf download {BIOMEDCLIP} && hf download {bert}'),
+        part('SD autoencoder', cached(sd), f'encode W --autoencoder {sd}', 'the course autoencoder is used',
+             f'hf download {sd}'),
+        part('Inception', all(judge.values()), f'evaluate --features inception:{weights}', 'own features judge',
+             ' && '.join(c for c, there in judge.items() if not there)),
+        part('MLLM server', url, f'describe W --mllm openai:MODEL@{url}', 'the measuring describer writes',
+             'ollama serve   # or any OpenAI-compatible server; its address in OPENAI_BASE_URL'),
     ]
 
 @app.command()
@@ -365,35 +454,47 @@ def kinds(e:BaseException) -> set[str]:
 def complaint(e:BaseException) -> str:
     "One line for an error."
     said, at = ' '.join(str(e).split()), getattr(e, 'filename', None)
-    if isinstance(e, OSError) and e.errno == errno.ENOSPC: return f'the disk is full{f" ({at})" if at else ""}: free some space, and the same command goes on'
+    if isinstance(e, OSError) and e.errno == errno.ENOSPC:
+        return f'the disk is full{f" ({at})" if at else ""}: free some space, and the same command goes on'
     if isinstance(e, PermissionError) and at: return f'no permission for {at}: choose another folder, or change its rights'
-    if isinstance(e, (NotADirectoryError, FileExistsError)) and at and (file := next((p for p in (Path(at), *Path(at).parents) if p.is_file()), None)): return f'{file} is a file where a folder is needed: choose another folder, or move the file'
+    if (isinstance(e, (NotADirectoryError, FileExistsError)) and at
+            and (file := next((p for p in (Path(at), *Path(at).parents) if p.is_file()), None))):
+        return f'{file} is a file where a folder is needed: choose another folder, or move the file'
     if isinstance(e, IsADirectoryError) and at: return f'{at} is a folder where a file is needed: give the file'
     if isinstance(e, FileNotFoundError) and at: return f'{at} is not there: check the path'
-    if type(e) is MemoryError and said: return said                                      # a chapter's: it knows the remedy
-    if 'BrokenExecutor' in kinds(e): return 'a worker process was killed, probably for memory: close other programs, and the same command goes on'
-    if 'HTTPError' in kinds(e): return f'the network failed ({said or type(e).__name__}): check it, or give a folder on this machine instead of a name on a hub'
-    if {'MemoryError', 'OutOfMemoryError'} & kinds(e): return f'memory is full{f" ({said})" if said else ""}: use fewer images or a smaller batch'
+    # a chapter's: it knows the remedy
+    if type(e) is MemoryError and said: return said
+    if 'BrokenExecutor' in kinds(e):
+        return 'a worker process was killed, probably for memory: close other programs, and the same command goes on'
+    if 'HTTPError' in kinds(e):
+        return (f'the network failed ({said or type(e).__name__}): check it, '
+                f'or give a folder on this machine instead of a name on a hub')
+    if {'MemoryError', 'OutOfMemoryError'} & kinds(e):
+        return f'memory is full{f" ({said})" if said else ""}: use fewer images or a smaller batch'
     return said or type(e).__name__
 
 def show_warning(message, category, *args, **kw):
     "Warnings as one line; only those that this library raises about the user's input."
     if category is UserWarning:
         from tqdm import tqdm
-        tqdm.write(f'warning: {message}', file=sys.stderr)                                       # above a bar, not in its line
+        # above a bar, not in its line
+        tqdm.write(f'warning: {message}', file=sys.stderr)
 
 class Stopped(Exception):
-    "Ctrl-C, or a no to a question; the message says what is kept. (typer would swallow a KeyboardInterrupt and its message.)"
+    """Ctrl-C, or a no to a question; the message says what is kept.
+    (typer would swallow a KeyboardInterrupt and its message.)"""
 
 def guarded(verb):
     "A verb whose Ctrl-C becomes `Stopped`."
     @functools.wraps(verb)
     def run(*args, **kw):
         try: return verb(*args, **kw)
-        except (KeyboardInterrupt, typer.Abort) as e: raise Stopped(str(e) or 'what is finished is kept, the same command goes on') from None
+        except (KeyboardInterrupt, typer.Abort) as e:
+            raise Stopped(str(e) or 'what is finished is kept, the same command goes on') from None
         except Exception as e:
             with contextlib.suppress(AttributeError): # a full disk has no name when writing, and not opening, fails
-                if 'No space left' in str(e) and not getattr(e, 'filename', None): e.filename = next((str(kw[k]) for k in ('out', 'images') if kw.get(k)), None)
+                if 'No space left' in str(e) and not getattr(e, 'filename', None):
+                    e.filename = next((str(kw[k]) for k in ('out', 'images') if kw.get(k)), None)
             raise
     return run
 
@@ -406,8 +507,10 @@ def leave(code:int):
 
 def main():
     "The entry point: errors of the user's making end in one line, Ctrl-C says that nothing is lost."
-    gc.set_threshold(10_000)                                                                    # what imports leave is no garbage: looking for it, and taking it apart at the end,
-    atexit.register(gc.freeze)                                                                  # took two of the seven seconds to the first picture
+    # what imports leave is no garbage: looking for it, and taking it apart at the end,
+    # took two of the seven seconds to the first picture
+    gc.set_threshold(10_000)
+    atexit.register(gc.freeze)
     warnings.showwarning = show_warning
     debug = '--debug' in sys.argv
     if debug: sys.argv.remove('--debug')
@@ -417,9 +520,14 @@ def main():
         leave(130)
     except Exception as e:
         if 'NoArgsIsHelpError' in kinds(e): print(e.format_message()); sys.exit(0)
-        usage, full = hasattr(e, 'format_message'), 'No space left' in str(e)                   # of the arguments; a full disk, however a library calls it
-        if debug or not (usage or full or {'ValueError', 'OSError', 'ImportError', 'FloatingPointError', 'MemoryError', 'OutOfMemoryError', 'ServerError', 'HTTPError', 'BrokenExecutor'} & kinds(e)): raise
-        print(f"error: {e.format_message() if usage else complaint(OSError(errno.ENOSPC, '', getattr(e, 'filename', None)) if full else e)}", file=sys.stderr, flush=True)
+        # of the arguments; a full disk, however a library calls it
+        usage, full = hasattr(e, 'format_message'), 'No space left' in str(e)
+        if debug or not (usage or full or {
+                'ValueError', 'OSError', 'ImportError', 'FloatingPointError', 'MemoryError', 'OutOfMemoryError',
+                'ServerError', 'HTTPError', 'BrokenExecutor'} & kinds(e)):
+            raise
+        if full: e = OSError(errno.ENOSPC, '', getattr(e, 'filename', None))
+        print(f'error: {e.format_message() if usage else complaint(e)}', file=sys.stderr, flush=True)
         leave(2 if usage else 1)
 
 if __name__ == '__main__' and '__file__' in globals(): main()

@@ -52,13 +52,18 @@ def split_by_group(
     name:str='val',      # the new split
     source:str='train',  # where its images come from
 ) -> pd.DataFrame:       # a copy with some of `source` renamed to `name`
-    "Move whole groups to a new split, class by class, so that class shares stay. A class with more than two groups gives at least one and keeps at least one."
+    """Move whole groups to a new split, class by class, so that class shares stay.
+
+    A class with more than two groups gives at least one and keeps at least one."""
     if not 0 <= fraction < 1: raise ValueError(f'fraction is {fraction}: at least 0 and below 1 is needed')
     rows = table[table.split == source]
-    rarest = rows.assign(count=rows.label.map(rows.label.value_counts())).sort_values(['count', 'label']).groupby('group').label.first() # a group of several classes counts for its rarest
+    # a group of several classes counts for its rarest
+    rarest = (rows.assign(count=rows.label.map(rows.label.value_counts())).sort_values(['count', 'label'])
+              .groupby('group').label.first())
     size, moved = rows.groupby('group').size(), []
     for label, groups in rarest.groupby(rarest).groups.items():
-        order = sorted(groups, key=lambda g: hashlib.sha256(f'{seed}/{name}/{g}'.encode()).digest()) # stable: a new image does not reshuffle the old ones
+        # stable: a new image does not reshuffle the old ones
+        order = sorted(groups, key=lambda g: hashlib.sha256(f'{seed}/{name}/{g}'.encode()).digest())
         middle = size[order].cumsum() - size[order]/2
         k = int((middle < fraction*size[order].sum()).sum())
         moved += order[:min(max(k, fraction > 0 and len(order) > 2), len(order) - 1)]
@@ -70,14 +75,18 @@ def split_by_group(
 def to_8bit(
     values:np.ndarray, # H W, integers of any depth or floats
 ) -> np.ndarray:       # H W uint8
-    """Scale 10-, 12- or 16-bit gray values to bytes by the smallest bit depth that holds them (floats up to 1 by 1, others by their largest).
+    """Scale 10-, 12- or 16-bit gray values to bytes by the smallest bit depth that holds them
+    (floats up to 1 by 1, others by their largest).
 
-    The file does not say its depth, so it is guessed for each image: a 12-bit film without a bright pixel counts as 10-bit and comes out brighter. Where exposure matters, bring such files to 8 bits first, all by one rule. `ValueError` for values that are no finite numbers."""
+    The file does not say its depth, so it is guessed for each image: a 12-bit film without a bright pixel counts as
+    10-bit and comes out brighter. Where exposure matters, bring such files to 8 bits first, all by one rule.
+    `ValueError` for values that are no finite numbers."""
     values = values.astype(np.float64)
     if not np.isfinite(values).all(): raise ValueError('it holds values that are no finite numbers')
     values = values - min(0, values.min())                         # CT-like values start below zero
     bits = max(8, int(values.max()).bit_length())
-    top = 1 if values.max() <= 1 else values.max() if (values % 1).any() else 2**(bits + bits % 2) - 1 # scanners give 8, 10, 12, 14 or 16 bits
+    # scanners give 8, 10, 12, 14 or 16 bits
+    top = 1 if values.max() <= 1 else values.max() if (values % 1).any() else 2**(bits + bits % 2) - 1
     return (values/top*255).round().astype(np.uint8)
 
 def to_rgb(image:Image.Image) -> Image.Image: # 8-bit RGB, upright
@@ -99,13 +108,18 @@ def load_image(
     if path.stat().st_size == 0: raise ImageError(f'{path}: empty (0 bytes); copy it again')
     try:
         with Image.open(path) as image: rgb = to_rgb(image)
-    except Image.UnidentifiedImageError: raise ImageError(f'{path}: not an image that Pillow can read; convert it to PNG or remove it') from None
-    except Image.DecompressionBombError: raise ImageError(f'{path}: more than {2*Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels; scale it down') from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(f'{path}: not an image that Pillow can read; convert it to PNG or remove it') from None
+    except Image.DecompressionBombError:
+        raise ImageError(f'{path}: more than {2*Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels; '
+                         'scale it down') from None
     except MemoryError: raise
     except Exception as e:
-        if getattr(e, 'errno', None): raise                           # of the machine, not of the file: too many open files, no permission
+        if getattr(e, 'errno', None): raise # of the machine, not of the file: too many open files, no permission
         raise ImageError(f'{path}: truncated or damaged ({str(e) or type(e).__name__}); copy it again') from None
-    if min(rgb.size) < MIN_SIDE: raise ImageError(f'{path}: {rgb.width} x {rgb.height} pixels, at least {MIN_SIDE} x {MIN_SIDE} are needed; remove it')
+    if min(rgb.size) < MIN_SIDE:
+        raise ImageError(f'{path}: {rgb.width} x {rgb.height} pixels, '
+                         f'at least {MIN_SIDE} x {MIN_SIDE} are needed; remove it')
     if size is not None: rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(rgb)
 
@@ -137,7 +151,8 @@ def list_files(
     def stop(e): raise e                                         # a folder that cannot be read is not an empty one
     for folder, subs, files in os.walk(root, onerror=stop, followlinks=True):
         above = {os.path.realpath(p) for p in (folder, *Path(folder).absolute().parents)} # where a link would lead in a circle
-        subs[:] = sorted(s for s in subs if not s.startswith('.') and s != '__MACOSX' and os.path.realpath(os.path.join(folder, s)) not in above)
+        subs[:] = sorted(s for s in subs if not s.startswith('.') and s != '__MACOSX'
+                         and os.path.realpath(os.path.join(folder, s)) not in above)
         found += [Path(folder, f).relative_to(root) for f in files if not f.startswith('.')]
     return sorted(found)
 
@@ -167,18 +182,29 @@ def read_csv(
         with open(path, encoding='utf-8-sig') as f: header = f.readline()
         sep = max(',;\t', key=header.count)
         with warnings.catch_warnings(record=True) as cut:
-            warnings.simplefilter('always', pd.errors.ParserWarning) # rows that end in a comma, as in the first ChestX-ray14, or in a cell too many
-            table = pd.read_csv(path, sep=sep, encoding='utf-8-sig', index_col=False, low_memory=False, **dict(dtype=str, keep_default_na=False) if text else {})
+            # rows that end in a comma, as in the first ChestX-ray14, or in a cell too many
+            warnings.simplefilter('always', pd.errors.ParserWarning)
+            table = pd.read_csv(path, sep=sep, encoding='utf-8-sig', index_col=False, low_memory=False,
+                                **dict(dtype=str, keep_default_na=False) if text else {})
         if cut:
-            with open(path, encoding='utf-8-sig', newline='') as f: wide = next((r for r in csv.reader(f, delimiter=sep) if any(c.strip() for c in r[table.shape[1]:])), None)
-            if wide: raise ValueError(f'{path} has a row with more cells than columns ({sep.join(wide)[:80]}): put a cell that holds {sep!r} in double quotes')
-    except UnicodeDecodeError: raise ValueError(f'{path} is not a CSV table in UTF-8: save it as "CSV UTF-8", or get the file again') from None
-    except pd.errors.ParserError as e: raise ValueError(f'{path} is not a CSV table ({str(e).strip()}): get the file again, or put a cell that holds {sep!r} in double quotes') from None
+            with open(path, encoding='utf-8-sig', newline='') as f:
+                wide = next((r for r in csv.reader(f, delimiter=sep)
+                             if any(c.strip() for c in r[table.shape[1]:])), None)
+            if wide:
+                raise ValueError(f'{path} has a row with more cells than columns ({sep.join(wide)[:80]}): '
+                                 f'put a cell that holds {sep!r} in double quotes')
+    except UnicodeDecodeError:
+        raise ValueError(f'{path} is not a CSV table in UTF-8: save it as "CSV UTF-8", or get the file again') from None
+    except pd.errors.ParserError as e:
+        raise ValueError(f'{path} is not a CSV table ({str(e).strip()}): get the file again, '
+                         f'or put a cell that holds {sep!r} in double quotes') from None
     except pd.errors.EmptyDataError: raise ValueError(f'{path} is empty: get the file again') from None
     if table.empty: raise ValueError(f'{path} has a header and no rows: get the file again')
     table.columns = table.columns.str.strip()
     missing = [c for c in columns if c not in table.columns]
-    if missing: raise ValueError(f'{path} has no column {", ".join(missing)} (found: {", ".join(table.columns)}): rename the columns, or take the publisher\'s file')
+    if missing:
+        raise ValueError(f'{path} has no column {", ".join(missing)} (found: {", ".join(table.columns)}): '
+                         'rename the columns, or take the publisher\'s file')
     return table
 
 def check_match(
@@ -190,14 +216,17 @@ def check_match(
     twice = pd.Series(rows)[pd.Series(rows).duplicated()]
     if len(twice): raise ValueError(f'{path} lists {len(twice)} images twice, first {twice.iloc[0]}: remove these rows')
     no_image, no_row = sorted(set(rows) - set(files)), sorted(set(files) - set(rows))
-    faults = [f'{len(odd)} of {len(of)} {what}, first {odd[0]}' for odd, of, what in [(no_image, rows, 'rows have no image'), (no_row, files, 'images have no row')] if odd]
+    faults = [f'{len(odd)} of {len(of)} {what}, first {odd[0]}' for odd, of, what in
+              [(no_image, rows, 'rows have no image'), (no_row, files, 'images have no row')] if odd]
     if not faults: return
-    error = MatchError(f'{path} and the images do not match: {"; ".join(faults)}: complete the download, or remove what has no partner')
+    error = MatchError(f'{path} and the images do not match: {"; ".join(faults)}: '
+                       'complete the download, or remove what has no partner')
     error.no_image, error.no_row = no_image, no_row
     raise error
 
 # %% ../nbs/03_datasets.ipynb #5b2020e3
-SPLIT_NAMES = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test', 'testing': 'test'}
+SPLIT_NAMES = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val',
+               'test': 'test', 'testing': 'test'}
 
 def read_groups(root, files:list[str]) -> list[str]: # one group for each file
     "Patients or lesions from `root/groups.csv` (columns file_name, group); without that file every image is a group of its own."
@@ -206,9 +235,13 @@ def read_groups(root, files:list[str]) -> list[str]: # one group for each file
     table = read_csv(path, ['file_name', 'group'], text=True)
     groups = dict(zip(table.file_name.str.strip(), table.group.str.strip()))
     missing = [f for f in files if f not in groups]
-    if missing: raise ValueError(f'{path} has no row for {len(missing)} of {len(files)} images, first {missing[0]}: add them, as paths relative to {root}')
+    if missing:
+        raise ValueError(f'{path} has no row for {len(missing)} of {len(files)} images, first {missing[0]}: '
+                         f'add them, as paths relative to {root}')
     blank = [f for f in files if not groups[f]]
-    if blank: raise ValueError(f'{path} has no group for {len(blank)} of {len(files)} images, first {blank[0]}: fill it in, or give an image that nobody shares a name of its own')
+    if blank:
+        raise ValueError(f'{path} has no group for {len(blank)} of {len(files)} images, first {blank[0]}: '
+                         'fill it in, or give an image that nobody shares a name of its own')
     return [groups[f] for f in files]
 
 def folder_table(
@@ -222,19 +255,27 @@ def folder_table(
     top = {p[0] for p in parts if len(p) > 1}
     named = {t for t in top if t.lower() in SPLIT_NAMES}
     split_first = len(named) > 1 or bool(top) and named == top
-    if split_first and named != top: raise ValueError(f'{root} holds splits ({", ".join(sorted(named))}) and other folders ({", ".join(sorted(top - named))}) side by side: move the others away')
+    if split_first and named != top:
+        raise ValueError(f'{root} holds splits ({", ".join(sorted(named))}) and other folders '
+                         f'({", ".join(sorted(top - named))}) side by side: move the others away')
     loose = [f for f, p in zip(files, parts) if len(p) < 2 + split_first]
-    if loose: raise ValueError(f'{len(loose)} of {len(files)} images lie in no class folder, first {Path(root)/loose[0]}: the layout is {"train/" if split_first else ""}class/image')
+    if loose:
+        raise ValueError(f'{len(loose)} of {len(files)} images lie in no class folder, first {Path(root)/loose[0]}: '
+                         f'the layout is {"train/" if split_first else ""}class/image')
     labels = [p[split_first] for p in parts]
-    if len(set(labels)) == 1: warnings.warn(f'{root} holds a single class, {labels[0]}: a folder for each class is expected', stacklevel=2)
+    if len(set(labels)) == 1:
+        warnings.warn(f'{root} holds a single class, {labels[0]}: a folder for each class is expected', stacklevel=2)
     names = [f.as_posix() for f in files]
     splits = [SPLIT_NAMES[p[0].lower()] for p in parts] if split_first else None
-    return pd.DataFrame(dict(file_name=names, label=labels, split=splits, group=read_groups(root, names), modality=modality))
+    return pd.DataFrame(dict(file_name=names, label=labels, split=splits, group=read_groups(root, names),
+                             modality=modality))
 
 # %% ../nbs/03_datasets.ipynb #9b7b030c
 ISIC2018_CLASSES = ('MEL', 'NV', 'BCC', 'AKIEC', 'BKL', 'DF', 'VASC')
-HAM_DX = {c.lower(): c for c in ISIC2018_CLASSES} | {'melanoma': 'MEL', 'melanocytic nevi': 'NV', 'basal cell carcinoma': 'BCC', 'actinic keratoses': 'AKIEC',
-    'actinic keratoses and intraepithelial carcinoma': 'AKIEC', 'benign keratosis-like lesions': 'BKL', 'dermatofibroma': 'DF', 'vascular lesions': 'VASC'} # as copies of HAM10000 spell them
+HAM_DX = {c.lower(): c for c in ISIC2018_CLASSES} | { # as copies of HAM10000 spell them
+    'melanoma': 'MEL', 'melanocytic nevi': 'NV', 'basal cell carcinoma': 'BCC', 'actinic keratoses': 'AKIEC',
+    'actinic keratoses and intraepithelial carcinoma': 'AKIEC', 'benign keratosis-like lesions': 'BKL',
+    'dermatofibroma': 'DF', 'vascular lesions': 'VASC'}
 
 def one_hot_labels(path, classes, optional=()) -> pd.Series: # image id -> class
     "Labels of a file with one column per class, of which one is 1."
@@ -243,24 +284,31 @@ def one_hot_labels(path, classes, optional=()) -> pd.Series: # image id -> class
     ids = labels.image.astype(str).str.removesuffix('.jpg')
     one_hot = labels[classes].apply(pd.to_numeric, errors='coerce').to_numpy() # N C, by name: copies with another order exist
     odd = ids[~(np.isin(one_hot, (0, 1)).all(1) & (one_hot.sum(1) == 1))]
-    if len(odd): raise ValueError(f'{path}: {len(odd)} rows do not have exactly one class set to 1, first {odd.iloc[0]}: correct or remove them')
+    if len(odd):
+        raise ValueError(f'{path}: {len(odd)} rows do not have exactly one class set to 1, first {odd.iloc[0]}: '
+                         'correct or remove them')
     return pd.Series(np.array(classes)[one_hot.argmax(1)], index=ids)
 
 def ham_labels(path) -> pd.Series: # image id -> class
     "Labels of a file in HAM10000's form: a column dx in short or in full."
     table = read_csv(path, ['image_id', 'dx'], text=True)
     label = table.dx.str.strip().str.lower().map(HAM_DX)
-    if label.isna().any(): raise ValueError(f'{path}: {label.isna().sum()} rows have a dx that ISIC 2018 does not know, first {table.dx[label.isna()].iloc[0]}: remove these rows')
+    if label.isna().any():
+        raise ValueError(f'{path}: {label.isna().sum()} rows have a dx that ISIC 2018 does not know, '
+                         f'first {table.dx[label.isna()].iloc[0]}: remove these rows')
     return pd.Series(label.to_numpy(), index=table.image_id)
 
 def isic_id(name:str) -> str: return name.removesuffix('_downsampled') # ISIC 2019 has the suffix on 2074 ids; copies lost it on one side
 
 def isic_part(root, files, folders, truths, read) -> pd.DataFrame|None: # folders: how they begin; truths: names of label files, best first
     "Images and labels of one part of a challenge: file_name, label, indexed by ISIC id. None when the part is not there."
-    images = {isic_id(f.stem): f.as_posix() for f in files if f.suffix.lower() in IMAGE_TYPES and any(p.startswith(folders) for p in f.parts[:-1])}
+    images = {isic_id(f.stem): f.as_posix() for f in files
+              if f.suffix.lower() in IMAGE_TYPES and any(p.startswith(folders) for p in f.parts[:-1])}
     path = next((Path(root)/f for t in truths for f in files if f.stem == t and f.suffix in ('.csv', '.tab', '')), None)
     if path is None and not images: return None
-    if path is None: raise FileNotFoundError(f'{root} holds {len(images)} images of {folders[0]}Input but no {truths[0]}.csv: unpack that archive there too')
+    if path is None:
+        raise FileNotFoundError(f'{root} holds {len(images)} images of {folders[0]}Input but no {truths[0]}.csv: '
+                                'unpack that archive there too')
     labels = read(path)
     labels.index = labels.index.map(isic_id)
     check_match(path, list(labels.index), list(images))
@@ -272,23 +320,36 @@ def isic_lesions(root, files, names) -> pd.Series|None: # ISIC id -> lesion; wit
     if path is None: return None
     table = read_csv(path, ['lesion_id']).dropna(subset='lesion_id')
     column = next((c for c in ('image_id', 'image') if c in table), None)
-    if column is None: raise ValueError(f'{path} has no column image_id or image (found: {", ".join(table.columns)}): rename the column')
-    return pd.Series(table.lesion_id.astype(str).to_numpy(), index=table[column].astype(str).map(isic_id)).groupby(level=0).first()
+    if column is None:
+        raise ValueError(f'{path} has no column image_id or image (found: {", ".join(table.columns)}): '
+                         'rename the column')
+    return (pd.Series(table.lesion_id.astype(str).to_numpy(), index=table[column].astype(str).map(isic_id))
+            .groupby(level=0).first())
 
 def isic2018_table(
     root,              # holds ISIC2018_Task3_{Training,Test}_{Input,GroundTruth} and HAM10000_metadata.csv
 ) -> pd.DataFrame:     # `TABLE_COLUMNS`
-    "ISIC 2018 Task 3: labels by column name, lesions as groups, the official test set as 'test'. The official validation set (193) is not used."
+    """ISIC 2018 Task 3: labels by column name, lesions as groups, the official test set as 'test'.
+
+    The official validation set (193) is not used."""
     files = list_files(check_root(root))
     def read(path): return ham_labels(path) if 'dx' in read_csv(path, []) else one_hot_labels(path, ISIC2018_CLASSES)
-    train = isic_part(root, files, ('ISIC2018_Task3_Training_', 'HAM10000_images'), ('ISIC2018_Task3_Training_GroundTruth', 'HAM10000_metadata'), read)
+    train = isic_part(root, files, ('ISIC2018_Task3_Training_', 'HAM10000_images'),
+                      ('ISIC2018_Task3_Training_GroundTruth', 'HAM10000_metadata'), read)
     test = isic_part(root, files, ('ISIC2018_Task3_Test_',), ('ISIC2018_Task3_Test_GroundTruth',), read)
-    if train is None: raise FileNotFoundError(f'{root} holds no ISIC2018_Task3_Training_Input and no ISIC2018_Task3_Training_GroundTruth.csv: give the folder where the archives of ISIC 2018 Task 3 are unpacked')
+    if train is None:
+        raise FileNotFoundError(f'{root} holds no ISIC2018_Task3_Training_Input and no '
+                                'ISIC2018_Task3_Training_GroundTruth.csv: '
+                                'give the folder where the archives of ISIC 2018 Task 3 are unpacked')
     lesions = isic_lesions(root, files, ('HAM10000_metadata', 'ISIC2018_Task3_Training_LesionGroupings'))
-    if lesions is None: raise FileNotFoundError(f'{root} holds no HAM10000_metadata.csv: without it photographs of one lesion would land on both sides of a split; it comes with HAM10000 (doi:10.7910/DVN/DBW86T)')
+    if lesions is None:
+        raise FileNotFoundError(f'{root} holds no HAM10000_metadata.csv: without it photographs of one lesion would '
+                                'land on both sides of a split; it comes with HAM10000 (doi:10.7910/DVN/DBW86T)')
     train['group'] = lesions.reindex(train.index)
     alone = train.index[train.group.isna()]
-    if len(alone): warnings.warn(f'{len(alone)} of {len(train)} training images have no row in the metadata, first {alone[0]}: left out, for their lesion is not known', stacklevel=2)
+    if len(alone):
+        warnings.warn(f'{len(alone)} of {len(train)} training images have no row in the metadata, first {alone[0]}: '
+                      'left out, for their lesion is not known', stacklevel=2)
     parts = [train.dropna(subset='group').assign(split='train')]
     if test is not None: parts.append(test.assign(split='test', group=test.index))
     return pd.concat(parts).assign(modality='dermoscopy')[list(TABLE_COLUMNS)].reset_index(drop=True)
@@ -299,7 +360,8 @@ def phantoms_table(
 ) -> pd.DataFrame:     # `TABLE_COLUMNS`, then what else phantoms.csv knows
     "The table of drawn images, with the split and the attributes they were drawn with."
     path = check_root(root)/'phantoms.csv'
-    if not path.exists(): raise FileNotFoundError(f'{root} holds no phantoms.csv: give an empty folder, and phantoms are drawn there')
+    if not path.exists():
+        raise FileNotFoundError(f'{root} holds no phantoms.csv: give an empty folder, and phantoms are drawn there')
     table = read_csv(path, TABLE_COLUMNS)
     check_match(path, list(table.file_name), [f.as_posix() for f in list_images(root)])
     return table[[*TABLE_COLUMNS, *(c for c in table if c not in TABLE_COLUMNS)]]
@@ -310,10 +372,15 @@ def draw_phantoms(root, n, size, seed, modalities):
     if n < 1: raise ValueError(f'n is {n}: at least 1 phantom is needed')
     if (root/'phantoms.csv').exists():
         there = read_csv(root/'phantoms.csv', TABLE_COLUMNS)
-        if len(there) != n or set(there.modality) != set(modalities): warnings.warn(f'{root} holds {len(there)} phantoms ({", ".join(sorted(set(there.modality)))}), which are taken as they are: for others give an empty folder', stacklevel=3)
+        if len(there) != n or set(there.modality) != set(modalities):
+            warnings.warn(f'{root} holds {len(there)} phantoms ({", ".join(sorted(set(there.modality)))}), '
+                          'which are taken as they are: for others give an empty folder', stacklevel=3)
         return
-    others = sorted(f.name for f in root.iterdir() if f.name not in ('images', 'phantoms.csv.part')) if root.is_dir() else []
-    if others: raise FileExistsError(f'{root} holds other files ({others[0]}) and no phantoms.csv: give an empty folder, and phantoms are drawn there')
+    others = (sorted(f.name for f in root.iterdir() if f.name not in ('images', 'phantoms.csv.part'))
+              if root.is_dir() else [])
+    if others:
+        raise FileExistsError(f'{root} holds other files ({others[0]}) and no phantoms.csv: '
+                              'give an empty folder, and phantoms are drawn there')
     write_phantoms(root, n, size=size, seed=seed, modalities=modalities)
 
 # %% ../nbs/03_datasets.ipynb #3a5e7003
@@ -324,81 +391,120 @@ def isic2019_table(
 ) -> pd.DataFrame:     # `TABLE_COLUMNS`; split is None where one can be chosen, 'train' where the lesion is not known
     "ISIC 2019: lesions as groups. An image whose lesion is not known stays in training, so that it cannot have a twin on another side."
     files = list_files(check_root(root))
-    table = isic_part(root, files, ('ISIC_2019_Training_',), ('ISIC_2019_Training_GroundTruth',), lambda path: one_hot_labels(path, ISIC2019_CLASSES, ['UNK']))
-    if table is None: raise FileNotFoundError(f'{root} holds no ISIC_2019_Training_Input and no ISIC_2019_Training_GroundTruth.csv: give the folder where the archives of ISIC 2019 are unpacked')
+    table = isic_part(root, files, ('ISIC_2019_Training_',), ('ISIC_2019_Training_GroundTruth',),
+                      lambda path: one_hot_labels(path, ISIC2019_CLASSES, ['UNK']))
+    if table is None:
+        raise FileNotFoundError(f'{root} holds no ISIC_2019_Training_Input and no ISIC_2019_Training_GroundTruth.csv: '
+                                'give the folder where the archives of ISIC 2019 are unpacked')
     if (table.label == 'UNK').any():
-        warnings.warn(f'{(table.label == "UNK").sum()} of {len(table)} images are of an unknown class (UNK), first {table.index[table.label == "UNK"][0]}: left out', stacklevel=2)
+        warnings.warn(f'{(table.label == "UNK").sum()} of {len(table)} images are of an unknown class (UNK), '
+                      f'first {table.index[table.label == "UNK"][0]}: left out', stacklevel=2)
         table = table[table.label != 'UNK']
     lesions = isic_lesions(root, files, ('ISIC_2019_Training_Metadata',))
-    if lesions is None: warnings.warn(f'{root} holds no ISIC_2019_Training_Metadata.csv: no lesion is known, each image is a group of its own, and photographs of one lesion may land on both sides of a split', stacklevel=2)
+    if lesions is None:
+        warnings.warn(f'{root} holds no ISIC_2019_Training_Metadata.csv: no lesion is known, each image is a group '
+                      'of its own, and photographs of one lesion may land on both sides of a split', stacklevel=2)
     known = lesions.reindex(table.index) if lesions is not None else pd.Series(table.index, index=table.index)
-    table = table.assign(group=known.fillna(pd.Series(table.index, index=table.index)), split=np.where(known.isna(), 'train', None), modality='dermoscopy')
+    table = table.assign(group=known.fillna(pd.Series(table.index, index=table.index)),
+                         split=np.where(known.isna(), 'train', None), modality='dermoscopy')
     return table[list(TABLE_COLUMNS)].reset_index(drop=True)
 
 # %% ../nbs/03_datasets.ipynb #3a5e7006
-CHEST_FINDINGS = ('No Finding', 'Infiltration', 'Atelectasis', 'Effusion', 'Nodule', 'Pneumothorax', 'Mass', 'Consolidation', 'Pleural_Thickening',
-                  'Cardiomegaly', 'Emphysema', 'Fibrosis', 'Edema', 'Pneumonia', 'Hernia')
-CHEST_LISTS = {'train_val_list.txt': 'train', 'test_list.txt': 'test', 'train_list.txt': 'train', 'val_list.txt': 'val'} # the last two: CheXNet's
+CHEST_FINDINGS = ('No Finding', 'Infiltration', 'Atelectasis', 'Effusion', 'Nodule', 'Pneumothorax', 'Mass',
+                  'Consolidation', 'Pleural_Thickening', 'Cardiomegaly', 'Emphysema', 'Fibrosis', 'Edema',
+                  'Pneumonia', 'Hernia')
+CHEST_LISTS = {'train_val_list.txt': 'train', 'test_list.txt': 'test',
+               'train_list.txt': 'train', 'val_list.txt': 'val'} # the last two: CheXNet's
 
 def chest_lists(root, files) -> pd.Series|None: # file name -> split
     "The split of the lists that are there: the official pair, or CheXNet's three. None without any list."
     found = {f.name: Path(root)/f for f in files if f.name in CHEST_LISTS}
     if not found: return None
-    if 'train_val_list.txt' in found: found = {k: v for k, v in found.items() if k in ('train_val_list.txt', 'test_list.txt')}
+    if 'train_val_list.txt' in found:
+        found = {k: v for k, v in found.items() if k in ('train_val_list.txt', 'test_list.txt')}
     lost = [k for k in ('train_val_list.txt', 'test_list.txt') if CHEST_LISTS[k] not in {CHEST_LISTS[f] for f in found}]
-    if lost: raise FileNotFoundError(f'{root} holds {", ".join(found)} but no {lost[0]}: get it, or remove the others, and the patients are split by chance')
-    rows = [(Path(line.split()[0]).name, CHEST_LISTS[name]) for name, path in found.items() for line in path.read_text().splitlines() if line.strip()]
+    if lost:
+        raise FileNotFoundError(f'{root} holds {", ".join(found)} but no {lost[0]}: '
+                                'get it, or remove the others, and the patients are split by chance')
+    rows = [(Path(line.split()[0]).name, CHEST_LISTS[name]) for name, path in found.items()
+            for line in path.read_text().splitlines() if line.strip()]
     split = pd.DataFrame(rows).drop_duplicates().set_index(0)[1]
-    if split.index.has_duplicates: raise ValueError(f'{root}: {split.index.duplicated().sum()} images are in two of {", ".join(found)}, first {split.index[split.index.duplicated()][0]}: get the lists again')
+    if split.index.has_duplicates:
+        raise ValueError(f'{root}: {split.index.duplicated().sum()} images are in two of {", ".join(found)}, '
+                         f'first {split.index[split.index.duplicated()][0]}: get the lists again')
     return split
 
 def chestxray14_table(
-    root,              # holds images/ or images_001/images/ ..., Data_Entry_2017*.csv (or sample_labels.csv) and, if there, the official lists
+    root,              # holds images/ or images_001/images/ ..., Data_Entry_2017*.csv (or sample_labels.csv), official lists if there
 ) -> pd.DataFrame:     # `TABLE_COLUMNS`; split is None without lists
     "NIH ChestX-ray14: the films with a single label, as in the paper, 'No Finding' among them. A group is a patient."
     files = list_files(check_root(root))
-    path = max((f for f in files if f.name.startswith('Data_Entry_2017') and f.suffix == '.csv' or f.name == 'sample_labels.csv'), key=lambda f: ('sample' not in f.name, f.name), default=None) # v2020 before 2017
+    path = max((f for f in files if f.name.startswith('Data_Entry_2017') and f.suffix == '.csv'
+                or f.name == 'sample_labels.csv'),
+               key=lambda f: ('sample' not in f.name, f.name), default=None) # v2020 before 2017
     if path is None: raise FileNotFoundError(f'{root} holds no Data_Entry_2017_v2020.csv: put it beside the images')
     rows = read_csv(Path(root)/path, ['Image Index', 'Finding Labels'], text=True)
-    names, labels = rows['Image Index'].str.strip(), rows['Finding Labels'].str.strip().str.replace(r'\bInfiltrate\b', 'Infiltration', regex=True)
+    names, labels = (rows['Image Index'].str.strip(),
+                     rows['Finding Labels'].str.strip().str.replace(r'\bInfiltrate\b', 'Infiltration', regex=True))
     single = ~labels.str.contains('|', regex=False)
     odd = sorted(set(labels[single]) - set(CHEST_FINDINGS))
-    if odd: raise ValueError(f'{Path(root)/path} has the unknown label {odd[0]!r}: the findings are {", ".join(CHEST_FINDINGS)}')
-    several, images = set(names[~single]), {f.name: f.as_posix() for f in reversed(files) if f.suffix.lower() in IMAGE_TYPES}
+    if odd:
+        raise ValueError(f'{Path(root)/path} has the unknown label {odd[0]!r}: '
+                         f'the findings are {", ".join(CHEST_FINDINGS)}')
+    several, images = (set(names[~single]),
+                       {f.name: f.as_posix() for f in reversed(files) if f.suffix.lower() in IMAGE_TYPES})
     check_match(Path(root)/path, list(names[single]), [n for n in images if n not in several])
-    table = pd.DataFrame(dict(file_name=names.map(images), label=labels, split=None, group='patient ' + names.str[:8], modality='chest_xray'))[single] # 00000013_004.png: patient 13
+    table = pd.DataFrame(dict(file_name=names.map(images), label=labels, split=None,
+                              group='patient ' + names.str[:8], # 00000013_004.png: patient 13
+                              modality='chest_xray'))[single]
     lists = chest_lists(root, files)
     if lists is not None:
         table['split'] = names.map(lists)
-        if table.split.isna().any(): raise ValueError(f'{table.split.isna().sum()} of {len(table)} images are in no list, first {table.file_name[table.split.isna()].iloc[0]}: get the official train_val_list.txt and test_list.txt')
+        if table.split.isna().any():
+            raise ValueError(f'{table.split.isna().sum()} of {len(table)} images are in no list, '
+                             f'first {table.file_name[table.split.isna()].iloc[0]}: '
+                             'get the official train_val_list.txt and test_list.txt')
     return table.reset_index(drop=True)
 
 # %% ../nbs/03_datasets.ipynb #3a5e7009
-HYPERKVASIR_CLASSES = ('cecum', 'ileum', 'retroflex-rectum', 'polyp', *(f'ulcerative-colitis-grade-{g}' for g in ('0-1', '1', '1-2', '2', '2-3', '3')), 'hemorrhoids',
+HYPERKVASIR_CLASSES = ('cecum', 'ileum', 'retroflex-rectum', 'polyp',
+                       *(f'ulcerative-colitis-grade-{g}' for g in ('0-1', '1', '1-2', '2', '2-3', '3')), 'hemorrhoids',
                        'bbps-0-1', 'bbps-2-3', 'impacted-stool', 'dyed-lifted-polyps', 'dyed-resection-margins')
-UPPER_GI = ('pylorus', 'z-line', 'retroflex-stomach', 'barretts', 'barretts-short-segment', 'esophagitis-a', 'esophagitis-b-d') # gastroscopy
-SPELLINGS = {'polyps': 'polyp', 'hemorroids': 'hemorrhoids', 'haemorrhoids': 'hemorrhoids', 'short-segment-barretts': 'barretts-short-segment'}
+UPPER_GI = ('pylorus', 'z-line', 'retroflex-stomach', 'barretts', 'barretts-short-segment',
+            'esophagitis-a', 'esophagitis-b-d') # gastroscopy
+SPELLINGS = {'polyps': 'polyp', 'hemorroids': 'hemorrhoids', 'haemorrhoids': 'hemorrhoids',
+             'short-segment-barretts': 'barretts-short-segment'}
 
 def endoscopy_class(word:str) -> str|None: # None: no class of HyperKvasir
     "One spelling for what the folders and the label file of HyperKvasir spell in two ways."
-    word = re.sub(r'^ulcerative-colitis-(?=\d)', 'ulcerative-colitis-grade-', word.strip().lower().replace('_', '-').removeprefix('normal-')).replace('oesoph', 'esoph')
+    word = re.sub(r'^ulcerative-colitis-(?=\d)', 'ulcerative-colitis-grade-',
+                  word.strip().lower().replace('_', '-').removeprefix('normal-')).replace('oesoph', 'esoph')
     word = SPELLINGS.get(word, word)
     return word if word in HYPERKVASIR_CLASSES + UPPER_GI else None
 
 def hyperkvasir_table(
-    root,              # holds labeled-images/lower-gi-tract/<kind>/<class>/<uuid>.jpg, or class folders, or loose images and 2_fold_split.csv
+    root,              # holds labeled-images/lower-gi-tract/<kind>/<class>/<uuid>.jpg, class folders, or loose images and 2_fold_split.csv
 ) -> pd.DataFrame:     # `TABLE_COLUMNS`; split is None, each image a group of its own
     "HyperKvasir, the labelled images of the lower tract. Frames of the upper tract are gastroscopy and left out."
     files = list_files(check_root(root))
     path = next((Path(root)/f for name in ('2_fold_split.csv', '5_fold_split.csv') for f in files if f.name == name), None)
-    told = {} if path is None else read_csv(path, ['file-name', 'class-name'], text=True).set_index('file-name')['class-name'].map(endoscopy_class).to_dict()
+    told = {} if path is None else (
+        read_csv(path, ['file-name', 'class-name'], text=True)
+        .set_index('file-name')['class-name'].map(endoscopy_class).to_dict())
     rows = [(f, endoscopy_class(f.parent.name) or told.get(f.name)) for f in files if f.suffix.lower() in IMAGE_TYPES]
     odd = [f for f, label in rows if label is None and 'labeled-images' in f.parts]
-    if odd: raise ValueError(f'{Path(root)/odd[0].parent} is no class of HyperKvasir ({len(odd)} images): correct the spelling, or move it away')
+    if odd:
+        raise ValueError(f'{Path(root)/odd[0].parent} is no class of HyperKvasir ({len(odd)} images): '
+                         'correct the spelling, or move it away')
     torn = [f for f, label in rows if label and told.get(f.name, label) != label]
-    if torn: raise ValueError(f'{len(torn)} images lie in another class folder than {path} says, first {Path(root)/torn[0]}: get the archive again')
-    names, labels = [f.as_posix() for f, label in rows if label in HYPERKVASIR_CLASSES], [label for _, label in rows if label in HYPERKVASIR_CLASSES]
-    if not names: raise FileNotFoundError(f'{root} holds no class folder of HyperKvasir\'s lower tract (polyps, cecum, ...): give the folder that holds labeled-images')
+    if torn:
+        raise ValueError(f'{len(torn)} images lie in another class folder than {path} says, '
+                         f'first {Path(root)/torn[0]}: get the archive again')
+    names, labels = ([f.as_posix() for f, label in rows if label in HYPERKVASIR_CLASSES],
+                     [label for _, label in rows if label in HYPERKVASIR_CLASSES])
+    if not names:
+        raise FileNotFoundError(f'{root} holds no class folder of HyperKvasir\'s lower tract (polyps, cecum, ...): '
+                                'give the folder that holds labeled-images')
     return pd.DataFrame(dict(file_name=names, label=labels, split=None, group=names, modality='colonoscopy'))
 
 # %% ../nbs/03_datasets.ipynb #3a5e700c
@@ -410,11 +516,14 @@ def load_mask(
     return load_image(path, size)[..., 0] > 127
 
 def masked_images(root) -> pd.DataFrame: # file_name, mask; indexed by stem
-    "Images in `images` or `Original` with the mask of the same name in `masks` or `Ground Truth` beside. The same frame as PNG and TIFF counts once."
+    """Images in `images` or `Original` with the mask of the same name in `masks` or `Ground Truth` beside.
+
+    The same frame as PNG and TIFF counts once."""
     places = {'images': 0, 'original': 0, 'masks': 1, 'ground truth': 1, 'ground_truth': 1}
     found = {}
     for f in list_images(root):
-        if (kind := places.get(f.parent.name.lower())) is not None: found.setdefault(f.parent.parent, ({}, {}))[kind][f.stem] = f.as_posix()
+        if (kind := places.get(f.parent.name.lower())) is not None:
+            found.setdefault(f.parent.parent, ({}, {}))[kind][f.stem] = f.as_posix()
     rows = {}
     for place, (images, masks) in sorted(found.items()):
         if not (images and masks): continue
@@ -428,10 +537,15 @@ def kvasir_seg_table(
     "Kvasir-SEG: 1000 polyps, each with its mask. One class."
     table = masked_images(root)
     table = table[~table.index.str.isdigit().astype(bool)]
-    if table.empty: raise FileNotFoundError(f'{root} holds no Kvasir-SEG/images beside Kvasir-SEG/masks: give the folder where Kvasir-SEG is unpacked')
-    return table.assign(label='polyp', split=None, group=table.file_name, modality='colonoscopy')[[*TABLE_COLUMNS, 'mask']].reset_index(drop=True)
+    if table.empty:
+        raise FileNotFoundError(f'{root} holds no Kvasir-SEG/images beside Kvasir-SEG/masks: '
+                                'give the folder where Kvasir-SEG is unpacked')
+    return (table.assign(label='polyp', split=None, group=table.file_name, modality='colonoscopy')
+            [[*TABLE_COLUMNS, 'mask']].reset_index(drop=True))
 
-CVC_STARTS = (1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448, 467, 479, 504, 529, 547, 572, 592) # first frames of its 29 sequences, as far as known
+# first frames of its 29 sequences, as far as known
+CVC_STARTS = (1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448,
+              467, 479, 504, 529, 547, 572, 592)
 
 def cvc_clinicdb_table(
     root,              # holds Original/*.tif and Ground Truth/*.tif, or images/*.png and masks/*.png; metadata.csv if there
@@ -439,15 +553,20 @@ def cvc_clinicdb_table(
     "CVC-ClinicDB: 612 frames of 29 video sequences, each with the mask of its polyp. One class."
     table = masked_images(root)
     table = table[table.index.str.isdigit().astype(bool)]
-    if table.empty: raise FileNotFoundError(f'{root} holds no Original/1.tif ... beside Ground Truth/1.tif ...: give the folder where CVC-ClinicDB is unpacked')
+    if table.empty:
+        raise FileNotFoundError(f'{root} holds no Original/1.tif ... beside Ground Truth/1.tif ...: '
+                                'give the folder where CVC-ClinicDB is unpacked')
     frames = table.index.astype(int)
     sequences = pd.Series(np.searchsorted(CVC_STARTS, frames, side='right'), index=frames)
     path = next((Path(root)/f for f in list_files(root) if f.name == 'metadata.csv'), None)
     if path is not None: # a copy that tells the sequence of each frame
         told = read_csv(path, ['frame_id', 'sequence_id']).set_index('frame_id').sequence_id
-        if not set(frames) <= set(told.index): raise ValueError(f'{path} has no row for frame {sorted(set(frames) - set(told.index))[0]}: get it again, or remove it')
+        if not set(frames) <= set(told.index):
+            raise ValueError(f'{path} has no row for frame {sorted(set(frames) - set(told.index))[0]}: '
+                             'get it again, or remove it')
         sequences = told.reindex(frames)
-    table = table.assign(label='polyp', split=None, group=[f'sequence {s:02d}' for s in sequences.astype(int)], modality='colonoscopy')
+    table = table.assign(label='polyp', split=None, group=[f'sequence {s:02d}' for s in sequences.astype(int)],
+                         modality='colonoscopy')
     return table.iloc[np.argsort(frames)][[*TABLE_COLUMNS, 'mask']].reset_index(drop=True)
 
 # %% ../nbs/03_datasets.ipynb #3a5e700f
@@ -466,7 +585,8 @@ def join_twins(
     alike:float=0.98,  # correlation of two looks
 ) -> pd.Series:        # a group for each row
     "Groups become one where an image of one looks like an image of the other."
-    with ThreadPoolExecutor(os.cpu_count()) as pool: looks = np.stack(list(pool.map(lambda f: look(Path(root)/f), table.file_name))) # N 256
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        looks = np.stack(list(pool.map(lambda f: look(Path(root)/f), table.file_name))) # N 256
     group, names = pd.factorize(table.group)
     i, j = np.concatenate([np.argwhere(looks[s:s + 1000] @ looks.T > alike) + (s, 0) for s in range(0, len(looks), 1000)]).T
     links = coo_matrix((np.ones(len(i)), (group[i], group[j])), (len(names), len(names)))
@@ -481,7 +601,9 @@ def colonoscopy_table(
     for source, adapter in adapters.items():
         try: parts.append(adapter(root).assign(source=source))
         except FileNotFoundError: check_root(root) # this one is not there
-    if not parts: raise FileNotFoundError(f'{root} holds none of HyperKvasir, Kvasir-SEG, CVC-ClinicDB: give the folder where at least one of them is unpacked')
+    if not parts:
+        raise FileNotFoundError(f'{root} holds none of HyperKvasir, Kvasir-SEG, CVC-ClinicDB: '
+                                'give the folder where at least one of them is unpacked')
     table = pd.concat(parts, ignore_index=True).reindex(columns=[*TABLE_COLUMNS, 'mask', 'source'])
     table['mask'] = table['mask'].astype(object).where(table['mask'].notna(), None)
     table['group'] = table.source + ' ' + table.group
@@ -492,15 +614,20 @@ def find_images(root, names, path) -> list[str]: # file names relative to `root`
     "The image that each name of a label file means: a path below `root`, or a file name, with or without its ending."
     known = {}
     for f in list_images(root):
-        for key in {f.as_posix(), f.with_suffix('').as_posix(), f.name, f.stem}: known.setdefault(key, []).append(f.as_posix())
+        for key in {f.as_posix(), f.with_suffix('').as_posix(), f.name, f.stem}:
+            known.setdefault(key, []).append(f.as_posix())
     wanted = [str(n).strip().replace('\\', '/').removeprefix('./') for n in names]
     lost = [w for w in wanted if w not in known]
     if lost:
-        error = MatchError(f'{path} and the images do not match: {len(lost)} of {len(wanted)} rows have no image below {root}, first {lost[0] or "an empty name"}: give paths relative to that folder, or complete it')
+        error = MatchError(f'{path} and the images do not match: {len(lost)} of {len(wanted)} rows have no image '
+                           f'below {root}, first {lost[0] or "an empty name"}: '
+                           'give paths relative to that folder, or complete it')
         error.no_image = lost
         raise error
     many = [w for w in wanted if len(known[w]) > 1 and w not in known[w]]
-    if many: raise ValueError(f'{path}: {many[0]} may be {known[many[0]][0]} or {known[many[0]][1]}: write paths relative to {root}')
+    if many:
+        raise ValueError(f'{path}: {many[0]} may be {known[many[0]][0]} or {known[many[0]][1]}: '
+                         f'write paths relative to {root}')
     return [w if w in known[w] else known[w][0] for w in wanted]
 
 def csv_table(
@@ -511,20 +638,29 @@ def csv_table(
     modality:str='dermoscopy',  # of all images
 ) -> pd.DataFrame:              # `TABLE_COLUMNS`; split from a column `split` of the file, None where that is blank
     "A table from a label file of your own. A row without an image is an error; an image without a row is left out, with a warning."
-    if not Path(labels).is_file(): raise FileNotFoundError(f'{labels} is not there: labels must be the file with a row for each image')
+    if not Path(labels).is_file():
+        raise FileNotFoundError(f'{labels} is not there: labels must be the file with a row for each image')
     rows = read_csv(labels, [image_column, label_column, *([group_column] if group_column else [])], text=True)
     names, label = find_images(root, rows[image_column], labels), rows[label_column].str.strip()
-    if (label == '').any(): raise ValueError(f'{labels}: {(label == "").sum()} rows have no {label_column}, first {rows[image_column][label == ""].iloc[0]}: fill it in, or remove them')
+    if (label == '').any():
+        raise ValueError(f'{labels}: {(label == "").sum()} rows have no {label_column}, '
+                         f'first {rows[image_column][label == ""].iloc[0]}: fill it in, or remove them')
     split = rows['split'].str.strip().str.lower() if 'split' in rows else pd.Series('', index=rows.index)
     odd = sorted(set(split) - set(SPLIT_NAMES) - {''})
     if odd: raise ValueError(f'{labels} has the split {odd[0]!r}: {", ".join(SPLIT_NAMES)} or nothing are possible')
     group = rows[group_column].str.strip() if group_column else pd.Series(names, index=rows.index)
     blank = (group == '') & (split == '')
-    if blank.any(): warnings.warn(f'{blank.sum()} of {len(rows)} rows of {labels} have no {group_column}, first {rows[image_column][blank].iloc[0]}: they stay in training, for they may show whom others show', stacklevel=2)
+    if blank.any():
+        warnings.warn(f'{blank.sum()} of {len(rows)} rows of {labels} have no {group_column}, '
+                      f'first {rows[image_column][blank].iloc[0]}: '
+                      'they stay in training, for they may show whom others show', stacklevel=2)
     check_match(labels, names, names) # none twice
     loose = len(list_images(root)) - len(names)
     if loose: warnings.warn(f'{loose} images below {root} have no row in {labels}: left out', stacklevel=2)
-    return pd.DataFrame(dict(file_name=names, label=label, split=split.map(SPLIT_NAMES).astype(object).where(split != '', None).mask(blank, 'train'), group=group.mask(group == '', pd.Series(names, index=rows.index)), modality=modality))
+    return pd.DataFrame(dict(
+        file_name=names, label=label,
+        split=split.map(SPLIT_NAMES).astype(object).where(split != '', None).mask(blank, 'train'),
+        group=group.mask(group == '', pd.Series(names, index=rows.index)), modality=modality))
 
 # %% ../nbs/03_datasets.ipynb #e974cc58
 @dataclass(frozen=True)
@@ -543,7 +679,8 @@ class Dataset:
     citation:str = ''
     notes:str = ''
     def images(self) -> int: return sum(sum(c.values()) for c in self.counts.values())
-    def about(self) -> dict: return {k: getattr(self, k) for k in ('title', 'url', 'terms', 'citation', 'notes') if getattr(self, k)} # goes into `table.attrs`
+    def about(self) -> dict: # goes into `table.attrs`
+        return {k: getattr(self, k) for k in ('title', 'url', 'terms', 'citation', 'notes') if getattr(self, k)}
 
 # %% ../nbs/03_datasets.ipynb #3a5e7014
 ISIC_TERMS = 'CC BY-NC 4.0, as far as known'
@@ -552,43 +689,67 @@ DATASETS = {d.name: d for d in ( # to add one: a function root -> table, and a r
     Dataset('folder', folder_table, 'A folder of classes', notes='class/image, or train/class/image'),
     Dataset('csv', csv_table, 'A label file of your own', notes='--labels FILE'),
     Dataset('isic2018', isic2018_table, 'ISIC 2018 Task 3 (HAM10000)', 'dermoscopy',
-        dict(train=dict(MEL=1113, NV=6705, BCC=514, AKIEC=327, BKL=1099, DF=115, VASC=142), test=dict(MEL=171, NV=909, BCC=93, AKIEC=43, BKL=217, DF=44, VASC=35)), (
+        dict(train=dict(MEL=1113, NV=6705, BCC=514, AKIEC=327, BKL=1099, DF=115, VASC=142),
+             test=dict(MEL=171, NV=909, BCC=93, AKIEC=43, BKL=217, DF=44, VASC=35)), (
             ('training images', r'(ISIC2018_Task3_Training_|HAM10000_images)[^/]*/.*\.jpg$', 10015, ''),
             ('training labels', r'ISIC2018_Task3_Training_GroundTruth\.csv$|HAM10000_metadata[^/]*$', 1, ''),
             ('lesions', r'(HAM10000_metadata|ISIC2018_Task3_Training_LesionGroupings)[^/]*$', 1, ''),
-            ('test images', r'ISIC2018_Task3_Test_[^/]*/.*\.jpg$', 1512, 'the test split is cut from the training images'),
-            ('test labels', r'ISIC2018_Task3_Test_GroundTruth\.(csv|tab)$', 1, 'the test split is cut from the training images')),
+            ('test images', r'ISIC2018_Task3_Test_[^/]*/.*\.jpg$', 1512,
+             'the test split is cut from the training images'),
+            ('test labels', r'ISIC2018_Task3_Test_GroundTruth\.(csv|tab)$', 1,
+             'the test split is cut from the training images')),
         size='3 GB', url='https://challenge.isic-archive.com/data/#2018', terms=ISIC_TERMS,
-        citation='P. Tschandl et al., The HAM10000 dataset, Sci. Data 5, 2018; N. Codella et al., arXiv:1902.03368', notes='official test set; groups are lesions'),
-    Dataset('isic2019', isic2019_table, 'ISIC 2019', 'dermoscopy', dict(all=dict(MEL=4522, NV=12875, BCC=3323, AK=867, BKL=2624, DF=239, VASC=253, SCC=628)), (
+        citation='P. Tschandl et al., The HAM10000 dataset, Sci. Data 5, 2018; N. Codella et al., arXiv:1902.03368',
+        notes='official test set; groups are lesions'),
+    Dataset('isic2019', isic2019_table, 'ISIC 2019', 'dermoscopy',
+        dict(all=dict(MEL=4522, NV=12875, BCC=3323, AK=867, BKL=2624, DF=239, VASC=253, SCC=628)), (
             ('training images', r'ISIC_2019_Training_[^/]*/.*\.jpg$', 25331, ''),
             ('training labels', r'ISIC_2019_Training_GroundTruth\.csv$', 1, ''),
-            ('lesions', r'ISIC_2019_Training_Metadata\.csv$', 1, 'each image is a group of its own: photographs of one lesion may be cut')),
+            ('lesions', r'ISIC_2019_Training_Metadata\.csv$', 1,
+             'each image is a group of its own: photographs of one lesion may be cut')),
         test=0.2, size='9 GB', url='https://challenge.isic-archive.com/data/#2019', terms=ISIC_TERMS,
-        citation='M. Combalia et al., BCN20000, arXiv:1908.02288; P. Tschandl et al. 2018; N. Codella et al. 2018', notes='no official test labels used: 8:2 by lesion; images without a lesion stay in training'),
-    Dataset('chestxray14', chestxray14_table, 'NIH ChestX-ray14', 'chest_xray', dict(all={'No Finding': 60361, 'Infiltration': 9547, 'Atelectasis': 4215, 'Effusion': 3955, 'Nodule': 2705, 'Pneumothorax': 2194,
-            'Mass': 2139, 'Consolidation': 1310, 'Pleural_Thickening': 1126, 'Cardiomegaly': 1093, 'Emphysema': 892, 'Fibrosis': 727, 'Edema': 628, 'Pneumonia': 322, 'Hernia': 110}), (
+        citation='M. Combalia et al., BCN20000, arXiv:1908.02288; P. Tschandl et al. 2018; N. Codella et al. 2018',
+        notes='no official test labels used: 8:2 by lesion; images without a lesion stay in training'),
+    Dataset('chestxray14', chestxray14_table, 'NIH ChestX-ray14', 'chest_xray',
+        dict(all={'No Finding': 60361, 'Infiltration': 9547, 'Atelectasis': 4215, 'Effusion': 3955, 'Nodule': 2705,
+                  'Pneumothorax': 2194, 'Mass': 2139, 'Consolidation': 1310, 'Pleural_Thickening': 1126,
+                  'Cardiomegaly': 1093, 'Emphysema': 892, 'Fibrosis': 727, 'Edema': 628, 'Pneumonia': 322,
+                  'Hernia': 110}), (
             ('images', r'\.png$', 112120, ''),
             ('labels', r'(Data_Entry_2017[^/]*|sample_labels)\.csv$', 1, ''),
             ('official training list', r'(^|/)train_val_list\.txt$', 1, 'patients are split 8:2 by chance'),
             ('official test list', r'(^|/)test_list\.txt$', 1, 'patients are split 8:2 by chance')),
-        test=0.2, size='45 GB', url='https://nihcc.app.box.com/v/ChestXray-NIHCC', terms='free use; name NIH Clinical Center, link to the source, cite the paper, as far as known',
-        citation='X. Wang et al., ChestX-ray8, CVPR 2017', notes='films with one label, as in the paper; groups are patients'),
-    Dataset('hyperkvasir', hyperkvasir_table, 'HyperKvasir, labelled images, lower tract', 'colonoscopy', dict(all=dict(zip(HYPERKVASIR_CLASSES,
-            (1009, 9, 391, 1028, 35, 201, 11, 443, 28, 133, 6, 646, 1148, 131, 1002, 989)))), (
-            ('images of the lower tract', r'lower-gi-tract/.*\.jpg$', 7210, 'class folders elsewhere are read as well'),),
-        test=0.2, size='4 GB', url='https://datasets.simula.no/hyper-kvasir', terms='CC BY 4.0, with a README that restricts commercial use, as far as known',
-        citation='H. Borgli et al., HyperKvasir, Sci. Data 7, 283, 2020', notes='no patient is known: each image is a group of its own (colonoscopy joins look-alikes); burnt-in text and coloured corner boxes'),
+        test=0.2, size='45 GB', url='https://nihcc.app.box.com/v/ChestXray-NIHCC',
+        terms='free use; name NIH Clinical Center, link to the source, cite the paper, as far as known',
+        citation='X. Wang et al., ChestX-ray8, CVPR 2017',
+        notes='films with one label, as in the paper; groups are patients'),
+    Dataset('hyperkvasir', hyperkvasir_table, 'HyperKvasir, labelled images, lower tract', 'colonoscopy',
+        dict(all=dict(zip(HYPERKVASIR_CLASSES,
+                          (1009, 9, 391, 1028, 35, 201, 11, 443, 28, 133, 6, 646, 1148, 131, 1002, 989)))), (
+            ('images of the lower tract', r'lower-gi-tract/.*\.jpg$', 7210,
+             'class folders elsewhere are read as well'),),
+        test=0.2, size='4 GB', url='https://datasets.simula.no/hyper-kvasir',
+        terms='CC BY 4.0, with a README that restricts commercial use, as far as known',
+        citation='H. Borgli et al., HyperKvasir, Sci. Data 7, 283, 2020',
+        notes='no patient is known: each image is a group of its own (colonoscopy joins look-alikes); '
+              'burnt-in text and coloured corner boxes'),
     Dataset('kvasir_seg', kvasir_seg_table, 'Kvasir-SEG', 'colonoscopy', dict(all=dict(polyp=1000)), (
-            ('images', r'(?i)(^|/)images/(?!\d+\.)[^/]*\.jpg$', 1000, ''), ('masks', r'(?i)(^|/)masks/(?!\d+\.)[^/]*\.jpg$', 1000, '')),
-        test=0.2, size='45 MB', url='https://datasets.simula.no/kvasir-seg', terms='research and education; commercial use needs permission, as far as known',
-        citation='D. Jha et al., Kvasir-SEG, MMM 2020, arXiv:1911.07069', notes='one class, with masks; no patient is known'),
+            ('images', r'(?i)(^|/)images/(?!\d+\.)[^/]*\.jpg$', 1000, ''),
+            ('masks', r'(?i)(^|/)masks/(?!\d+\.)[^/]*\.jpg$', 1000, '')),
+        test=0.2, size='45 MB', url='https://datasets.simula.no/kvasir-seg',
+        terms='research and education; commercial use needs permission, as far as known',
+        citation='D. Jha et al., Kvasir-SEG, MMM 2020, arXiv:1911.07069',
+        notes='one class, with masks; no patient is known'),
     Dataset('cvc_clinicdb', cvc_clinicdb_table, 'CVC-ClinicDB', 'colonoscopy', dict(all=dict(polyp=612)), (
-            ('frames', r'(?i)(^|/)(images|original)/\d+\.(png|tif)$', 612, ''), ('masks', r'(?i)(^|/)(masks|ground.truth)/\d+\.(png|tif)$', 612, '')),
-        test=0.2, size='under 1 GB', url='https://polyp.grand-challenge.org/CVCClinicDB/', terms='research and education, no commercial use, as far as known',
-        citation='J. Bernal et al., WM-DOVA maps, Comput. Med. Imaging Graph. 43, 2015', notes='one class, with masks; groups are video sequences'),
-    Dataset('colonoscopy', colonoscopy_table, 'HyperKvasir + Kvasir-SEG + CVC-ClinicDB, those that are found', 'colonoscopy', test=0.2,
-        url='as above', terms='those of each part', citation='of each part', notes="without the paper's private set; look-alikes share a group"),
+            ('frames', r'(?i)(^|/)(images|original)/\d+\.(png|tif)$', 612, ''),
+            ('masks', r'(?i)(^|/)(masks|ground.truth)/\d+\.(png|tif)$', 612, '')),
+        test=0.2, size='under 1 GB', url='https://polyp.grand-challenge.org/CVCClinicDB/',
+        terms='research and education, no commercial use, as far as known',
+        citation='J. Bernal et al., WM-DOVA maps, Comput. Med. Imaging Graph. 43, 2015',
+        notes='one class, with masks; groups are video sequences'),
+    Dataset('colonoscopy', colonoscopy_table, 'HyperKvasir + Kvasir-SEG + CVC-ClinicDB, those that are found',
+        'colonoscopy', test=0.2, url='as above', terms='those of each part', citation='of each part',
+        notes="without the paper's private set; look-alikes share a group"),
 )}
 
 # %% ../nbs/03_datasets.ipynb #e4ad2f2e
@@ -603,34 +764,47 @@ def check_images(table, root, progress=True) -> pd.DataFrame: # file_name, probl
 
 # %% ../nbs/03_datasets.ipynb #38a5b0f2
 def assign_splits(table, val, test, seed) -> pd.DataFrame:
-    "Keep the splits that the publisher gives; make those that are missing by group, from the rows without a split where there are any, else from 'train'."
+    """Keep the splits that the publisher gives; make those that are missing by group,
+    from the rows without a split where there are any, else from 'train'."""
     given = table.dropna(subset='split')
     sides = given.groupby('group').split.nunique()
     if (sides > 1).any():
         group = sides.index[sides > 1][0]
-        raise ValueError(f'{(sides > 1).sum()} groups are cut by the given splits, first {group} ({", ".join(sorted(given.split[given.group == group].unique()))}): correct the splits or the groups')
-    with_kin = table.split.where(table.split.notna(), table.group.map(given.groupby('group').split.first())) # a row without a split goes where its group is
-    table, source = table.assign(split=with_kin.astype(object).where(with_kin.notna(), 'open')), 'open' if with_kin.isna().any() else 'train'
+        raise ValueError(f'{(sides > 1).sum()} groups are cut by the given splits, first {group} '
+                         f'({", ".join(sorted(given.split[given.group == group].unique()))}): '
+                         'correct the splits or the groups')
+    # a row without a split goes where its group is
+    with_kin = table.split.where(table.split.notna(), table.group.map(given.groupby('group').split.first()))
+    table, source = (table.assign(split=with_kin.astype(object).where(with_kin.notna(), 'open')),
+                     'open' if with_kin.isna().any() else 'train')
     given = set(table.split)
-    if not given & {'train', 'open'}: raise ValueError(f'no image is for training (splits found: {", ".join(sorted(given))}): add a train folder')
+    if not given & {'train', 'open'}:
+        raise ValueError(f'no image is for training (splits found: {", ".join(sorted(given))}): add a train folder')
     if 'test' not in given: table = split_by_group(table, test, seed, 'test', source)
     if 'val' not in given: table = split_by_group(table, val if 'test' in given else val/(1 - test), seed, 'val', source)
     table = table.assign(split=table.split.replace('open', 'train'))
     unknown = sorted(set(table.label) - set(table.label[table.split == 'train']))
-    if unknown: raise ValueError(f'class {unknown[0]} has no training image, only {", ".join(sorted(table.split[table.label == unknown[0]].unique()))}: check the spelling of the folders or labels')
+    if unknown:
+        raise ValueError(f'class {unknown[0]} has no training image, '
+                         f'only {", ".join(sorted(table.split[table.label == unknown[0]].unique()))}: '
+                         'check the spelling of the folders or labels')
     return table
 
 # %% ../nbs/03_datasets.ipynb #759c973e
 def fingerprint(table, root) -> str:
     "Changes when a file's name, its size, a label, a group or a split changes; what is inside the files is not read."
-    sizes = [(Path(root)/f).stat().st_size if (Path(root)/f).exists() else -1 for f in table.file_name] # -1: a link to nowhere, which `usable` leaves out
+    # -1: a link to nowhere, which `usable` leaves out
+    sizes = [(Path(root)/f).stat().st_size if (Path(root)/f).exists() else -1 for f in table.file_name]
     return hashlib.sha256((table.to_csv() + str(sizes)).encode()).hexdigest()[:16]
 
 def commit() -> str:
     "The commit of the code, '+' for changes on top (results and pictures, which the code writes, do not count); '' outside a repository."
     here = Path(globals().get('__file__', 'notebook')).resolve().parent                         # a notebook has no __file__
     git = lambda *a: subprocess.run(['git', '-C', str(here), *a], capture_output=True, text=True)
-    try: head, changes = git('rev-parse', '--short', 'HEAD'), git('status', '--porcelain', '-uno', '--', ':/', ':(exclude,top)results', ':(exclude,top)assets/*.png')
+    try:
+        head, changes = (git('rev-parse', '--short', 'HEAD'),
+                         git('status', '--porcelain', '-uno', '--', ':/', ':(exclude,top)results',
+                             ':(exclude,top)assets/*.png'))
     except OSError: return ''
     return head.stdout.strip() + ('+' if changes.stdout.strip() else '') if head.returncode == 0 else ''
 
@@ -645,7 +819,9 @@ def write_json(path, data):
 def read_json(path):
     "What `write_json` wrote. `ValueError` names a damaged file."
     try: return json.loads(Path(path).read_text())
-    except ValueError as e: raise ValueError(f'{path} is damaged ({e}): delete it, or the folder that it describes, and run the same command again') from None
+    except ValueError as e:
+        raise ValueError(f'{path} is damaged ({e}): '
+                         'delete it, or the folder that it describes, and run the same command again') from None
 
 @contextlib.contextmanager
 def errors_in_one_line():
@@ -654,7 +830,9 @@ def errors_in_one_line():
     except (OSError, ValueError) as e: sys.exit(f'error: {" ".join(str(e).split()) or type(e).__name__}')
 
 def alone(path, remedy:str='wait until it is done, or stop it'): # for `with`
-    "The right to write a file, or into a folder; `BlockingIOError` while another process has it. It ends with the process, however that ends."
+    """The right to write a file, or into a folder; `BlockingIOError` while another process has it.
+
+    It ends with the process, however that ends."""
     try: return FileLock(Path(path)/'.lock' if Path(path).is_dir() else f'{path}.lock').acquire(blocking=False)
     except Timeout: raise BlockingIOError(f'{path} is being written by another process: {remedy}') from None
 
@@ -673,9 +851,12 @@ def load_table(
 ) -> pd.DataFrame:     # .attrs: dataset, root, seed, classes, version, ...
     "The table that `prepare` left."
     path = Path(out)/'table.parquet'
-    if not path.exists(): raise FileNotFoundError(f'{out} holds no table.parquet: make it first with `vap-diffusion prepare --out {out}`')
+    if not path.exists():
+        raise FileNotFoundError(f'{out} holds no table.parquet: make it first with `vap-diffusion prepare --out {out}`')
     try: data = pq.read_table(path)
-    except pa.ArrowInvalid as e: raise ValueError(f'{path} is damaged ({str(e).splitlines()[0]}): delete it and run `vap-diffusion prepare` again') from None
+    except pa.ArrowInvalid as e:
+        raise ValueError(f'{path} is damaged ({str(e).splitlines()[0]}): '
+                         'delete it and run `vap-diffusion prepare` again') from None
     table = data.to_pandas()
     table.attrs = {k.decode(): json.loads(v) for k, v in data.schema.metadata.items() if k not in (b'pandas', b'ARROW:schema')}
     return table
@@ -685,34 +866,49 @@ def reuse_table(out, settings) -> pd.DataFrame|None: # None: nothing there yet
     if not (Path(out)/'table.parquet').exists(): return None
     table = load_table(out)
     changed = [f'{k} was {table.attrs.get(k)}, now {v}' for k, v in settings.items() if table.attrs.get(k) != v]
-    if changed: raise FileExistsError(f'{out} holds the table of another run ({"; ".join(changed)}): choose another out, or delete that folder with its descriptions, features and models')
+    if changed:
+        raise FileExistsError(f'{out} holds the table of another run ({"; ".join(changed)}): choose another out, '
+                              'or delete that folder with its descriptions, features and models')
     return table
 
 # %% ../nbs/03_datasets.ipynb #7c5c8cd8
 def table_options(dataset, modality, labels, image_column, label_column, group_column) -> dict:
-    "What the adapter of a data set takes beside its root: the user's word for a `folder` or `csv`, nothing for the others. Raises `ValueError` for what does not fit."
+    """What the adapter of a data set takes beside its root: the user's word for a `folder` or `csv`, nothing for the
+    others. Raises `ValueError` for what does not fit."""
     known = sorted({d.modality for d in DATASETS.values() if d.modality})
-    if dataset not in DATASETS: raise ValueError(f'dataset {dataset!r} is not known: choose one of {", ".join(DATASETS)}')
-    if dataset not in ('folder', 'csv') and modality not in (None, *known): raise ValueError(f'modality {modality!r} is not known: choose one of {", ".join(known)}')
-    if modality is not None and not re.fullmatch(r'[\w-]+', modality): raise ValueError(f'modality {modality!r} is no name: one word in letters, digits, _ and -, as its prompt file is called')
-    if (labels is None) == (dataset == 'csv'): raise ValueError('labels is missing: csv needs the label file' if labels is None else f'labels {labels} does not fit {dataset}: it has its own label file; choose the dataset csv for yours')
+    if dataset not in DATASETS:
+        raise ValueError(f'dataset {dataset!r} is not known: choose one of {", ".join(DATASETS)}')
+    if dataset not in ('folder', 'csv') and modality not in (None, *known):
+        raise ValueError(f'modality {modality!r} is not known: choose one of {", ".join(known)}')
+    if modality is not None and not re.fullmatch(r'[\w-]+', modality):
+        raise ValueError(f'modality {modality!r} is no name: '
+                         'one word in letters, digits, _ and -, as its prompt file is called')
+    if (labels is None) == (dataset == 'csv'):
+        raise ValueError('labels is missing: csv needs the label file' if labels is None
+                         else f'labels {labels} does not fit {dataset}: it has its own label file; '
+                              'choose the dataset csv for yours')
     options = dict(modality=modality or MODALITIES[0]) if dataset in ('folder', 'csv') else {}
-    return options | (dict(labels=labels, image_column=image_column, label_column=label_column, group_column=group_column) if dataset == 'csv' else {})
+    return options | (dict(labels=labels, image_column=image_column, label_column=label_column,
+                           group_column=group_column) if dataset == 'csv' else {})
 
 def source_table(dataset, root, modalities, options) -> pd.DataFrame: # as the publisher gives it
     "The adapter's table, of the modalities asked for; a `folder` or `csv` shows what it is said to show."
     table = DATASETS[dataset].table(root, **options)
     kept = table[table.modality.isin([*modalities, options.get('modality')])].reset_index(drop=True)
-    if kept.empty: raise ValueError(f'{root} holds no {" or ".join(modalities)} image (it holds {", ".join(sorted(table.modality.unique()))}): choose another modality')
+    if kept.empty:
+        raise ValueError(f'{root} holds no {" or ".join(modalities)} image '
+                         f'(it holds {", ".join(sorted(table.modality.unique()))}): choose another modality')
     return kept
 
 def usable(table, root, out, progress=True) -> pd.DataFrame: # the rows whose image opens
     "Leave out what cannot be used: counted in a warning, listed in out/excluded.csv. Raises `ImageError` when nothing is left."
     bad = check_images(table, root, progress)
-    if len(bad) == len(table): raise ImageError(f'none of the {len(table)} images below {root} can be used; first: {bad.problem.iloc[0]}')
+    if len(bad) == len(table):
+        raise ImageError(f'none of the {len(table)} images below {root} can be used; first: {bad.problem.iloc[0]}')
     if len(bad):
         bad.to_csv(Path(out)/'excluded.csv', index=False)
-        warnings.warn(f'{len(bad)} of {len(table)} images are left out, listed in {Path(out)/"excluded.csv"}; first: {bad.problem.iloc[0]}', stacklevel=3)
+        warnings.warn(f'{len(bad)} of {len(table)} images are left out, listed in {Path(out)/"excluded.csv"}; '
+                      f'first: {bad.problem.iloc[0]}', stacklevel=3)
     return table[~table.file_name.isin(bad.file_name)].reset_index(drop=True)
 
 def prepare(
@@ -727,32 +923,45 @@ def prepare(
     progress:bool=True,
     labels=None, image_column:str='image', label_column:str='label', group_column:str|None=None, # of a `csv`: the label file, its columns
 ) -> pd.DataFrame:           # as `load_table` gives it
-    """Make the table of a data set, check that every image opens, fill in missing splits. The same call again changes nothing and is quick; where the images have moved, it notes their new place.
+    """Make the table of a data set, check that every image opens, fill in missing splits. The same call again changes
+    nothing and is quick; where the images have moved, it notes their new place.
 
-    `ValueError` for arguments that do not fit, `FileExistsError` for a folder with another table, `ImageError` when no image opens."""
+    `ValueError` for arguments that do not fit, `FileExistsError` for a folder with another table,
+    `ImageError` when no image opens."""
     options = table_options(dataset, modality, labels, image_column, label_column, group_column)
     if test is None: test = DATASETS[dataset].test
-    if min(val, test) < 0 or val + test >= 1: raise ValueError(f'val {val} and test {test} must not be negative, and must leave images for training')
+    if min(val, test) < 0 or val + test >= 1:
+        raise ValueError(f'val {val} and test {test} must not be negative, and must leave images for training')
     if Path(out).is_file(): raise FileExistsError(f'{out} is a file: choose a folder for out')
     modalities = [modality] if modality else list(modalities)
     settings = dict(dataset=dataset, root=str(Path(root).resolve()), modality=modality, seed=seed, val=val, test=test)
     if dataset == 'phantoms': settings |= dict(n=n, size=size, modalities=modalities)
-    if dataset == 'csv': settings |= dict(labels=str(Path(labels).resolve()), image_column=image_column, label_column=label_column, group_column=group_column)
-    if dataset == 'folder' and Path(root).resolve() in Path(out).resolve().parents: raise ValueError(f'out {out} lies inside root {root}, where later outputs would count as images: choose a folder outside')
-    old = reuse_table(out, {k: v for k, v in settings.items() if k not in ('root', 'labels')})  # these may have moved: `source` says whether they are the same
+    if dataset == 'csv':
+        settings |= dict(labels=str(Path(labels).resolve()), image_column=image_column, label_column=label_column,
+                         group_column=group_column)
+    if dataset == 'folder' and Path(root).resolve() in Path(out).resolve().parents:
+        raise ValueError(f'out {out} lies inside root {root}, where later outputs would count as images: '
+                         'choose a folder outside')
+    # these may have moved: `source` says whether they are the same
+    old = reuse_table(out, {k: v for k, v in settings.items() if k not in ('root', 'labels')})
     if dataset == 'phantoms': draw_phantoms(root, n, size, seed, modalities)
     table = source_table(dataset, root, modalities, options)
     if dataset == 'phantoms' and (val, test) != (0.1, 0.1): table = table.assign(split=None) # their own is 8 : 1 : 1
-    if dataset in ('folder', 'csv') and modality is None: warnings.warn(f'no modality given for {root}: taken as {MODALITIES[0]} (or name one of {", ".join(MODALITIES[1:])})', stacklevel=2)
+    if dataset in ('folder', 'csv') and modality is None:
+        warnings.warn(f'no modality given for {root}: taken as {MODALITIES[0]} '
+                      f'(or name one of {", ".join(MODALITIES[1:])})', stacklevel=2)
     settings['source'] = fingerprint(table, root)
     if old is not None:
-        if old.attrs['source'] != settings['source']: raise FileExistsError(f'the images or labels below {root} are not those that {out} was prepared from: choose another out, or delete that folder with its descriptions, features and models')
+        if old.attrs['source'] != settings['source']:
+            raise FileExistsError(f'the images or labels below {root} are not those that {out} was prepared from: '
+                                  'choose another out, or delete that folder with its descriptions, features and models')
         moved = {k: settings[k] for k in ('root', 'labels') if settings.get(k) != old.attrs.get(k)}
         if moved: old.attrs |= moved; write_table(old, out)
         return old
     Path(out).mkdir(parents=True, exist_ok=True)
     table = assign_splits(usable(table, root, out, progress), val, test, seed)
-    table.attrs = settings | dict(classes=sorted(table.label.unique()), version=__version__, about=DATASETS[dataset].about())
+    table.attrs = settings | dict(classes=sorted(table.label.unique()), version=__version__,
+                                  about=DATASETS[dataset].about())
     write_table(table, out)
     return load_table(out)
 
@@ -762,13 +971,16 @@ def check_dataset(
     root,                  # its folder
     options:dict|None=None,# more arguments of its function, as `prepare` passes them
 ) -> pd.DataFrame:         # part, expected, found, verdict
-    "What a data set needs, what is there, what is missing, and its class counts beside the published ones. Opens no image, except to find look-alikes in `colonoscopy`."
+    """What a data set needs, what is there, what is missing, and its class counts beside the published ones.
+
+    Opens no image, except to find look-alikes in `colonoscopy`."""
     if name not in DATASETS: raise ValueError(f'dataset {name!r} is not known: choose one of {", ".join(DATASETS)}')
     data, files, rows = DATASETS[name], [f.as_posix() for f in list_files(check_root(root))], []
     def row(part, expected, found, verdict): rows.append(dict(part=part, expected=expected, found=found, verdict=verdict))
     for what, pattern, n, without in data.needs:
         found = sum(bool(re.search(pattern, f)) for f in files)
-        row(what, n, found, 'whole' if found >= n else 'a part' if found else f'not there: {without}' if without else 'MISSING')
+        row(what, n, found, 'whole' if found >= n else 'a part' if found
+            else f'not there: {without}' if without else 'MISSING')
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         try: table = data.table(root, **options or {})
@@ -779,10 +991,12 @@ def check_dataset(
             return pd.DataFrame(rows)
     for w in said: row(str(w.message), '', '', 'warning')
     for split in data.counts or dict(all={}):
-        found, expected = (table if split == 'all' else table[table.split == split]).label.value_counts(), data.counts.get(split, {})
+        found, expected = ((table if split == 'all' else table[table.split == split]).label.value_counts(),
+                           data.counts.get(split, {}))
         for label in [*expected, *sorted(set(found.index) - set(expected))]:
             n, m = expected.get(label, ''), int(found.get(label, 0))
-            row(label if split == 'all' else f'{split} {label}', n, m, '' if n == '' else 'whole' if m == n else 'MORE than published' if m > n else 'a part' if m else 'none')
+            row(label if split == 'all' else f'{split} {label}', n, m,
+                '' if n == '' else 'whole' if m == n else 'MORE than published' if m > n else 'a part' if m else 'none')
     row('groups', '', table.group.nunique(), ''); row('images in the table', data.images() or '', len(table), '')
     return pd.DataFrame(rows)
 
@@ -793,10 +1007,13 @@ def load_images(
     size:int,           # pixels of a side
     progress:bool=True,
 ) -> np.ndarray:        # N H W 3 uint8
-    "The images of a table, in its order. Raises `FileNotFoundError` when the folder has moved (`prepare` again with its new place), `ImageError` for a file."
+    """The images of a table, in its order.
+
+    Raises `FileNotFoundError` when the folder has moved (`prepare` again with its new place), `ImageError` for a file."""
     check_root(root)
     images = np.empty((len(table), size, size, 3), np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         loaded = pool.map(lambda name: load_image(Path(root)/name, size), table.file_name)
-        for i, image in enumerate(tqdm(loaded, total=len(table), desc='loading images', disable=not progress)): images[i] = image
+        for i, image in enumerate(tqdm(loaded, total=len(table), desc='loading images', disable=not progress)):
+            images[i] = image
     return images

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../nbs/01_diffusion.ipynb #caf472b9
-SD_SCHEDULE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear') # arguments of any diffusers scheduler
+# arguments of any diffusers scheduler
+SD_SCHEDULE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear')
 
 def linear_betas(
     T:int=1000,              # number of steps
@@ -44,7 +45,8 @@ def alphas_cumprod(
     betas:Tensor,            # T, each between 0 and 1
 ) -> Tensor:                 # T
     "The share of the data's variance that is left after each step: the running product of 1 - beta."
-    if not ((betas > 0) & (betas < 1)).all(): raise ValueError(f'betas must lie between 0 and 1, found {betas.min():g} to {betas.max():g}')
+    if not ((betas > 0) & (betas < 1)).all():
+        raise ValueError(f'betas must lie between 0 and 1, found {betas.min():g} to {betas.max():g}')
     return torch.cumprod(1 - betas, 0)
 
 # %% ../nbs/01_diffusion.ipynb #38216f03
@@ -55,7 +57,8 @@ def at(
 ) -> Tensor:                 # B 1 1 ... (or 1 1 1 ...), on x's device
     "The value of alphas_cumprod at `t`, shaped to multiply `x`; 1 at t = -1. Raises `ValueError` outside that range."
     t = torch.as_tensor(t, device=x.device).reshape(-1)
-    if t.min() < -1 or t.max() >= len(alphas_cumprod): raise ValueError(f't must lie between -1 and {len(alphas_cumprod) - 1}, found {t.min()} to {t.max()}')
+    if t.min() < -1 or t.max() >= len(alphas_cumprod):
+        raise ValueError(f't must lie between -1 and {len(alphas_cumprod) - 1}, found {t.min()} to {t.max()}')
     padded = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod]).to(x) # T+1: index 0 is the clean data
     return padded[t + 1].reshape(-1, *[1]*(x.ndim - 1))
 
@@ -156,8 +159,10 @@ def sampling_steps(
 ) -> list[int]:              # from noisy to clean
     """Evenly spaced steps that end at 0, as diffusers' `timestep_spacing='leading'`.
 
-    Where the number does not divide T they begin lower: 501 of 1000 begin in the middle, where noise is no start. Take a divisor, or few steps. `ValueError` below 1 and above T."""
-    if not 1 <= num_inference_steps <= T: raise ValueError(f'num_inference_steps is {num_inference_steps}: 1 to {T} are possible')
+    Where the number does not divide T they begin lower: 501 of 1000 begin in the middle, where noise is no start.
+    Take a divisor, or few steps. `ValueError` below 1 and above T."""
+    if not 1 <= num_inference_steps <= T:
+        raise ValueError(f'num_inference_steps is {num_inference_steps}: 1 to {T} are possible')
     return [i*(T//num_inference_steps) for i in reversed(range(num_inference_steps))]
 
 @torch.no_grad()

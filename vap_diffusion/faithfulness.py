@@ -27,87 +27,141 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 from .phantoms import AREAS, ATTRIBUTES, CLASSES, TOGETHER, data_path, draw_attributes
 from .datasets import commit, load_table, write_json
-from .vaps import MeasuringDescriber, VisualAttributePrompter, accuracy_of, answers, make_mllm, one_line, read_lines, writing
+from .vaps import (MeasuringDescriber, VisualAttributePrompter, accuracy_of, answers, make_mllm, one_line,
+                                read_lines, writing)
 
 # %% ../nbs/06_faithfulness.ipynb #f6000010
-def either(*words): return re.compile(r'(?<![\w-])(?:' + '|'.join(words) + r')(?!\w|-(?:white|blue|purple|violet|yellow|pink)\b)')
-SIDEWAYS = r'(?:[- ]?(?:ward|hand)?s?\b(?:[- ](?:side|half|part|third|edge|border|margin|portion|region|area|section|quadrant))?(?: of (?:the )?(?:image )?centre\b| of midline)?)'
+def either(*words):
+    return re.compile(r'(?<![\w-])(?:' + '|'.join(words) + r')(?!\w|-(?:white|blue|purple|violet|yellow|pink)\b)')
+SIDEWAYS = (r'(?:[- ]?(?:ward|hand)?s?\b'
+            r'(?:[- ](?:side|half|part|third|edge|border|margin|portion|region|area|section|quadrant))?'
+            r'(?: of (?:the )?(?:image )?centre\b| of midline)?)')
 PLACES = {'centre': r'(?:dead[- ])?(?:centre|central(?:ly)?|centred|middle|mid)', 'left': 'left', 'right': 'right',
-        'top': r'(?:top|upper(?:most)?|superior(?:ly)?|above)', 'bottom': r'(?:bottom|lower(?:most)?|inferior(?:ly)?|below)'}
-PLACES = {k: v + SIDEWAYS for k, v in PLACES.items()} | {'top': 'above (?:the )?(?:image )?centre|' + PLACES['top'] + SIDEWAYS,
-        'bottom': 'below (?:the )?(?:image )?centre|' + PLACES['bottom'] + SIDEWAYS}
-LUNG = r'(?:[- ]sided)?(?: (?:upper|lower|mid|middle|basal|apical))?(?: (?:lung(?: fields?| zones?| base| apex)?|hemithorax|side|lobe|zone|base|apex|half|chest|field|hilum|clavicle|chest wall)s?\b)?'
+          'top': r'(?:top|upper(?:most)?|superior(?:ly)?|above)',
+          'bottom': r'(?:bottom|lower(?:most)?|inferior(?:ly)?|below)'}
+PLACES = ({k: v + SIDEWAYS for k, v in PLACES.items()}
+          | {'top': 'above (?:the )?(?:image )?centre|' + PLACES['top'] + SIDEWAYS,
+             'bottom': 'below (?:the )?(?:image )?centre|' + PLACES['bottom'] + SIDEWAYS})
+LUNG = (r'(?:[- ]sided)?(?: (?:upper|lower|mid|middle|basal|apical))?'
+        r'(?: (?:lung(?: fields?| zones?| base| apex)?'
+        r'|hemithorax|side|lobe|zone|base|apex|half|chest|field|hilum|clavicle|chest wall)s?\b)?')
 LIGHTS = {'dark': r'dark|dim(?:ly)?|low|poor|weak|subdued|gloomy|insufficient|dull',
-        'normal': r'normal|even|standard|adequate|moderate|average|medium|ordinary|regular|balanced|neutral|usual|natural|good',
+          'normal': r'normal|even|standard|adequate|moderate|average|medium|ordinary'
+                    r'|regular|balanced|neutral|usual|natural|good',
           'bright': r'bright(?:ly)?|strong|intense|harsh|high|glaring|light'}
-LIT = {'dark': r'under-?exposed|(?:dim|poor|bad|weak)ly (?:lit|illuminated)', 'bright': r'over-?exposed|(?:bright|strong|intense|harsh)ly (?:lit|illuminated)',
+LIT = {'dark': r'under-?exposed|(?:dim|poor|bad|weak)ly (?:lit|illuminated)',
+       'bright': r'over-?exposed|(?:bright|strong|intense|harsh)ly (?:lit|illuminated)',
        'normal': r'(?:normally|evenly|adequately|moderately|properly|correctly|well)[- ](?:lit|exposed|illuminated)'}
-LIGHT = r'light(?:ing)?(?! (?:brown|pink|red|skin|tan|gray|\w+ skin)| conditions of)|illumination|exposure|brightness|image|picture|photo(?:graph)?|frame|shot'
+LIGHT = (r'light(?:ing)?(?! (?:brown|pink|red|skin|tan|gray|\w+ skin)| conditions of)'
+         r'|illumination|exposure|brightness|image|picture|photo(?:graph)?|frame|shot')
 BROWN = r'(?:medium |mid[- ])?(?:\w+ish[- ]|red-|gray-|yellow-)?brown(?:ish)?'
 
 # %% ../nbs/06_faithfulness.ipynb #f600001a
 # Words that name a value of a thing, for a thing that stands elsewhere in the sentence.
 VALUES = {
     'dermoscopy': {
-        'shape': {'round': r'round(?:ed|ish)?|circular|dis[ck]-(?:shaped|like)', 'oval': r'oval(?:-shaped|ish)?|ovoid|ellip\w+|egg-shaped',
-                  'elongated': r'elongated?|oblong|spindle-shaped|linear|cigar-shaped|stretched(?: out)?|strip-like|band-like|long',
-                  'irregular': r'irregular(?:ly)?(?:[- ](?:shaped|outlined|contoured|formed))?|asymmetr\w+|lobulated|jagged|ragged|notched|uneven(?:ly shaped)?|amorphous|scalloped'},
-        'colour': {'pink': r'(?:light |pale )?pink(?:ish)?|rosy|rose|salmon(?:-coloured)?', 'red': r'(?:\w+ish[- ])?red(?:dish)?|erythematous|crimson|scarlet|ruby',
-                   'tan': r'tan(?:ned)?|beige|(?:light|pale)[- ]brown(?:ish)?|fawn|sandy?(?:-coloured)?|honey(?:-coloured)?', 'brown': BROWN,
+        'shape': {'round': r'round(?:ed|ish)?|circular|dis[ck]-(?:shaped|like)',
+                  'oval': r'oval(?:-shaped|ish)?|ovoid|ellip\w+|egg-shaped',
+                  'elongated': r'elongated?|oblong|spindle-shaped|linear|cigar-shaped'
+                               r'|stretched(?: out)?|strip-like|band-like|long',
+                  'irregular': r'irregular(?:ly)?(?:[- ](?:shaped|outlined|contoured|formed))?'
+                               r'|asymmetr\w+|lobulated|jagged|ragged|notched|uneven(?:ly shaped)?|amorphous|scalloped'},
+        'colour': {'pink': r'(?:light |pale )?pink(?:ish)?|rosy|rose|salmon(?:-coloured)?',
+                   'red': r'(?:\w+ish[- ])?red(?:dish)?|erythematous|crimson|scarlet|ruby',
+                   'tan': r'tan(?:ned)?|beige|(?:light|pale)[- ]brown(?:ish)?'
+                          r'|fawn|sandy?(?:-coloured)?|honey(?:-coloured)?',
+                   'brown': BROWN,
                    'dark brown': r'(?:very )?(?:dark(?:er)?|deep|blackish)[- ]brown|chocolate(?:[- ]brown|-coloured)?',
-                   'black': r'(?:jet[- ]?|brown-|brownish[- ]|blue-|bluish[- ])?black(?:ish)?', 'gray': r'(?:brownish[- ])?gray(?:ish)?|ash(?:en|y)|slate'},
-        'second colour': {'pink': r'(?:light |pale )?pink(?:ish)?|rosy', 'red': r'(?:\w+ish[- ])?red(?:dish)?|erythematous',
+                   'black': r'(?:jet[- ]?|brown-|brownish[- ]|blue-|bluish[- ])?black(?:ish)?',
+                   'gray': r'(?:brownish[- ])?gray(?:ish)?|ash(?:en|y)|slate'},
+        'second colour': {'pink': r'(?:light |pale )?pink(?:ish)?|rosy',
+                          'red': r'(?:\w+ish[- ])?red(?:dish)?|erythematous',
                           'tan': r'tan|beige|light[- ]brown(?:ish)?', 'brown': '(?:dark(?:er)? |deep )?' + BROWN,
                           'black': r'(?:jet[- ]?|brown-|brownish[- ]|blue-|bluish[- ])?black(?:ish)?',
-                          'blue-gray': r'blu(?:e|ish)[- /]*(?:gray|white|whitish)(?:ish)?|gray(?:ish)?[- /]*blu(?:e|ish)|bluish|blue|gray(?:ish)?',
+                          'blue-gray': r'blu(?:e|ish)[- /]*(?:gray|white|whitish)(?:ish)?'
+                                       r'|gray(?:ish)?[- /]*blu(?:e|ish)|bluish|blue|gray(?:ish)?',
                           'white': r'(?:pearly[- ])?white|whitish|ivory|milky|depigmented|hypopigmented'},
-        'border': {'sharp': r'(?:very )?sharp(?:ly)?(?: defined)?|crisp(?:ly)?|distinct|clear(?:-cut|ly (?:visible|defined))?|abrupt|precise|clean|defined|discrete|hard|(?:well|clearly|sharply)[- ](?:defined|demarcated|circumscribed|delineated)',
-                   'soft': r'soft|blur\w*|fuzzy|haz(?:y|ily)|diffuse|indistinct|gradual|fad(?:ing|es)|smudg\w+|vague|unsharp|unclear|smeared|feathered|washed[- ]out|faint|ill[- ]defined|poorly[- ]defined|undefined|(?:ill|poorly|badly)[- ]demarcated'},
+        'border': {'sharp': r'(?:very )?sharp(?:ly)?(?: defined)?|crisp(?:ly)?|distinct'
+                            r'|clear(?:-cut|ly (?:visible|defined))?|abrupt|precise|clean|defined|discrete|hard'
+                            r'|(?:well|clearly|sharply)[- ](?:defined|demarcated|circumscribed|delineated)',
+                   'soft': r'soft|blur\w*|fuzzy|haz(?:y|ily)|diffuse|indistinct|gradual|fad(?:ing|es)|smudg\w+'
+                           r'|vague|unsharp|unclear|smeared|feathered|washed[- ]out|faint'
+                           r'|ill[- ]defined|poorly[- ]defined|undefined|(?:ill|poorly|badly)[- ]demarcated'},
         'texture': {'smooth': r'smooth|homogen(?:e)?ous|uniform|structureless|featureless|even|plain|unstructured'},
         'position': PLACES,
-        'skin': {'pale': r'(?:very )?(?:pale|fair|white|light)(?:[- ](?:coloured|toned|complexioned))?|whitish|porcelain|ivory',
-                 'pink': r'(?:pale |light |slightly |faintly )?pink(?:ish)?|rosy|erythematous|red(?:dish)?|reddened|flushed|inflamed',
+        'skin': {'pale': r'(?:very )?(?:pale|fair|white|light)(?:[- ](?:coloured|toned|complexioned))?'
+                         r'|whitish|porcelain|ivory',
+                 'pink': r'(?:pale |light |slightly |faintly )?pink(?:ish)?|rosy'
+                         r'|erythematous|red(?:dish)?|reddened|flushed|inflamed',
                  'tan': r'tan(?:ned)?|beige|olive|golden|(?:light|pale)[- ]brown|bronze|yellowish',
-                 'brown': r'(?:dark |deep |medium )?brown(?:ish)?|dark(?:[- ](?:coloured|toned|complexioned))?', 'gray': r'gray(?:ish)?|ashen'},
+                 'brown': r'(?:dark |deep |medium )?brown(?:ish)?|dark(?:[- ](?:coloured|toned|complexioned))?',
+                 'gray': r'gray(?:ish)?|ashen'},
         'light': LIGHTS,
-        'hair': {'few': r'(?:a |very |only (?:a )?)?few|sparse(?:ly)?|scarce|scant\w*|some|occasional|scattered|(?:a )?single|isolated|one|one or two|two|three|a couple of|a handful of|thinly',
-                 'many': r'many|numerous|dense(?:ly)?|abundant|thickly|heav(?:y|ily)|lots of|plenty of|a lot of|profuse|multiple|countless'},
+        'hair': {'few': r'(?:a |very |only (?:a )?)?few|sparse(?:ly)?|scarce|scant\w*|some|occasional|scattered'
+                        r'|(?:a )?single|isolated|one|one or two|two|three|a couple of|a handful of|thinly',
+                 'many': r'many|numerous|dense(?:ly)?|abundant|thickly|heav(?:y|ily)'
+                         r'|lots of|plenty of|a lot of|profuse|multiple|countless'},
         'corners': {'dark': r'dark(?:ened|ening)?|black(?:ened)?|shadow(?:ed|y|ing)|shaded|dim|obscured',
                     'none': r'bright|clear|light|(?:evenly |fully |well )?(?:lit|illuminated)|clean|unshaded'}},
     'chest_xray': {
         'exposure': {'dark': r'dark(?:er|ish)?|dim|blackish',
-                     'normal': r'normal|adequate|average|standard|good|correct|proper|balanced|appropriate|satisfactory|medium|regular|moderate|usual',
+                     'normal': r'normal|adequate|average|standard|good|correct|proper|balanced|appropriate'
+                               r'|satisfactory|medium|regular|moderate|usual',
                      'bright': r'(?:very )?bright(?:er)?|light|pale|whitish|white'},
         'build': {'slim': r'slim|slender|thin|narrow|lean|slight|asthenic|petite|gracile|small',
                   'average': r'average|normal|medium|ordinary|regular|standard|typical|moderate',
-                  'broad': r'broad|wide|large|heavy|heavily built|stocky|obese|overweight|big|barrel\w*|robust|sturdy|thickset|corpulent'},
-        'heart': {'small': r'(?:unusually |rather |very )?(?:small|narrow|slim|tiny|slender)(?:[- ]sized)?|diminished|reduced',
-                  'normal': r'(?:within )?normal(?:[- ](?:sized?|limits|range|width))?|unremarkable|average(?:[- ]size)?|usual|ordinary|regular',
-                  'large': r'(?:mildly |moderately |markedly |slightly )?(?:large|enlarged|big|wide(?:ned)?|broad(?:ened)?|increased|prominent|dilated|globular|bulky)|hypertrophic'},
-        'lungs': {'clear': r'(?:largely |mostly |otherwise )?clear|transparent|unremarkable|clean|normal|well[- ]aerated|(?:radio)?lucent',
-                  'streaked': r'streak(?:ed|y)|striated|linear|reticul\w+|coarse(?:ned)?|interstitial|strand\w*|stripy|striped',
+                  'broad': r'broad|wide|large|heavy|heavily built|stocky|obese|overweight|big'
+                           r'|barrel\w*|robust|sturdy|thickset|corpulent'},
+        'heart': {'small': r'(?:unusually |rather |very )?(?:small|narrow|slim|tiny|slender)(?:[- ]sized)?'
+                           r'|diminished|reduced',
+                  'normal': r'(?:within )?normal(?:[- ](?:sized?|limits|range|width))?'
+                            r'|unremarkable|average(?:[- ]size)?|usual|ordinary|regular',
+                  'large': r'(?:mildly |moderately |markedly |slightly )?(?:large|enlarged|big'
+                           r'|wide(?:ned)?|broad(?:ened)?|increased|prominent|dilated|globular|bulky)|hypertrophic'},
+        'lungs': {'clear': r'(?:largely |mostly |otherwise )?clear|transparent|unremarkable|clean|normal'
+                           r'|well[- ]aerated|(?:radio)?lucent',
+                  'streaked': r'streak(?:ed|y)|striated|linear|reticul\w+|coarse(?:ned)?|interstitial'
+                              r'|strand\w*|stripy|striped',
                   'hazy': r'haz(?:y|ily)|veiled|cloud(?:y|ed)|foggy|misty|ground[- ]glass|milky|murky|dull|blurred'},
-        'opacity': {'round': r'round(?:ed|ish)?|circular|spherical|(?:ball|coin|dis[ck])-(?:shaped|like)|nodular|mass-like|globular|oval',
-                    'patchy': r'patchy|blotchy|ill[- ]defined|fluffy|cloud-like|mottled|irregular|multifocal|cotton\w*|spotty',
-                    'layered': r'layer(?:ed|ing)|meniscus(?:-shaped|-like)?|dependent|crescent(?:-shaped|ic)?|fluid-like|level'},
+        'opacity': {'round': r'round(?:ed|ish)?|circular|spherical|(?:ball|coin|dis[ck])-(?:shaped|like)'
+                             r'|nodular|mass-like|globular|oval',
+                    'patchy': r'patchy|blotchy|ill[- ]defined|fluffy|cloud-like|mottled|irregular|multifocal'
+                              r'|cotton\w*|spotty',
+                    'layered': r'layer(?:ed|ing)|meniscus(?:-shaped|-like)?|dependent'
+                               r'|crescent(?:-shaped|ic)?|fluid-like|level'},
         'side': {'left': 'left' + LUNG, 'right': 'right' + LUNG,
-                 'both': r'both(?: sides| lungs| hemithoraces| lung fields| bases)?|bilateral(?:ly)?|either side|two-sided|each (?:lung|side)'},
+                 'both': r'both(?: sides| lungs| hemithoraces| lung fields| bases)?'
+                         r'|bilateral(?:ly)?|either side|two-sided|each (?:lung|side)'},
         'marker': {'left': r'left(?:[- ](?:sided?|hand))?|l', 'right': r'right(?:[- ](?:sided?|hand))?|r'}},
     'colonoscopy': {
         'mucosa': {'pale pink': r'(?:pale|light|whitish|faint(?:ly)?|soft)[- ]pink(?:ish)?|pinkish[- ]white|pale',
                    'pink': r'(?:healthy |normal )?pink(?:ish)?|rosy|rose',
                    'orange': r'(?:\w+ish[- ]|yellow-|red-)?orange(?:-\w+)?|salmon(?:-coloured)?|apricot|amber',
-                   'red': r'(?:dark |deep |bright |intensely |diffusely |\w+ish[- ])?red(?:dish)?|reddened|erythematous|hypera?emic|inflamed|crimson|beefy'},
+                   'red': r'(?:dark |deep |bright |intensely |diffusely |\w+ish[- ])?red(?:dish)?'
+                          r'|reddened|erythematous|hypera?emic|inflamed|crimson|beefy'},
         'texture': {'smooth': r'smooth|even|uniform|plain|sleek|regular',
-                    'granular': r'(?:finely |coarsely )?granular|grainy|rough(?:ened)?|bumpy|cobble\w*|sandpaper\w*|pebbl\w+|nodular|gritty',
+                    'granular': r'(?:finely |coarsely )?granular|grainy|rough(?:ened)?|bumpy|cobble\w*'
+                                r'|sandpaper\w*|pebbl\w+|nodular|gritty',
                     'folded': r'folded|wrinkled|ridged|pleated|creased|haustrated|corrugated'},
-        'vessels': {'clear': r'(?:clearly|well|easily|readily|sharply|plainly|distinctly)(?:[- ](?:visible|seen|defined|visuali[sz]ed|recogni[sz]able))?|clear|visible|distinct|sharp|crisp|normal|preserved|prominent|intact|regular|conspicuous',
-                    'faint': r'(?:only )?(?:faint|weak|vague|dim|bare|hard|scarce|part|partial|poor|slight)ly(?: (?:visible|seen|discernible|recogni[sz]able|defined))?|(?:only )?(?:just|partially) visible|faint|pale|weak|subtle|blurr(?:ed|y)|indistinct|reduced|attenuated|faded|diminished|hazy|dim|(?:hard|difficult) to (?:see|make out|recogni[sz]e)|not (?:clearly|well|sharply|fully|distinctly) (?:visible|seen|defined)',
-                    'lost': r'lost|absent|invisible|obscured|effaced|missing|gone|obliterated|(?:not|no longer) (?:visible|seen|discernible|recogni[sz]able|present|identifiable|apparent)|cannot be (?:seen|made out|recogni[sz]ed|identified|discerned|found)|disappeared|erased|nowhere(?: to be seen)?|destroyed'},
-        'lesion': {'round': r'round(?:ed|ish)?|sessile|dome(?:d|-shaped|-like)?|hemispherical|spherical|globular|ball-(?:like|shaped)|circular|bulbous',
+        'vessels': {'clear': r'(?:clearly|well|easily|readily|sharply|plainly|distinctly)'
+                             r'(?:[- ](?:visible|seen|defined|visuali[sz]ed|recogni[sz]able))?'
+                             r'|clear|visible|distinct|sharp|crisp|normal|preserved|prominent|intact|regular|conspicuous',
+                    'faint': r'(?:only )?(?:faint|weak|vague|dim|bare|hard|scarce|part|partial|poor|slight)ly'
+                             r'(?: (?:visible|seen|discernible|recogni[sz]able|defined))?'
+                             r'|(?:only )?(?:just|partially) visible|faint|pale|weak|subtle|blurr(?:ed|y)|indistinct'
+                             r'|reduced|attenuated|faded|diminished|hazy|dim'
+                             r'|(?:hard|difficult) to (?:see|make out|recogni[sz]e)'
+                             r'|not (?:clearly|well|sharply|fully|distinctly) (?:visible|seen|defined)',
+                    'lost': r'lost|absent|invisible|obscured|effaced|missing|gone|obliterated'
+                            r'|(?:not|no longer) (?:visible|seen|discernible|recogni[sz]able|present|identifiable|apparent)'
+                            r'|cannot be (?:seen|made out|recogni[sz]ed|identified|discerned|found)'
+                            r'|disappeared|erased|nowhere(?: to be seen)?|destroyed'},
+        'lesion': {'round': r'round(?:ed|ish)?|sessile|dome(?:d|-shaped|-like)?|hemispherical|spherical'
+                            r'|globular|ball-(?:like|shaped)|circular|bulbous',
                    'flat': r'flat(?:tened)?|plaque-like|laterally spreading|carpet-like|flush',
                    'stalked': r'stalked|(?:semi)?pedunculated|mushroom-(?:shaped|like)|stemmed'},
-        'colour': {'pale': r'pale|whitish|white|light(?:-coloured)?|yellowish|cream\w*', 'pink': r'(?:pale |light |\w+ish[- ])?pink(?:ish)?|rosy',
+        'colour': {'pale': r'pale|whitish|white|light(?:-coloured)?|yellowish|cream\w*',
+                   'pink': r'(?:pale |light |\w+ish[- ])?pink(?:ish)?|rosy',
                    'red': r'(?:dark |deep |bright |\w+ish[- ])?red(?:dish)?|erythematous|reddened|crimson'},
         'position': PLACES,
         'lumen': {k: PLACES[k] for k in ('centre', 'left', 'right')},
@@ -117,32 +171,56 @@ VALUES = {
 
 # %% ../nbs/06_faithfulness.ipynb #f600001b
 # The things themselves.
-SKIN_LESION = r'(?:skin |pigmented |melanocytic )?(?:lesions?|mole|spot of interest|nevus|naevus|growth|neoplasm|macule|plaque|papule|patch)|this one|it|its'
-OPACITY = r'opacit(?:y|ies)|opacification|densit(?:y|ies)|shadow(?:s|ing)?|lesions?|mass(?:es)?|nodules?|infiltrat(?:e|es|ion|ions)|consolidations?|effusions?|(?:pleural )?fluid(?: level| collection)?|finding|abnormality|whiteness|(?<=patchy )one|(?<=layered )one|(?<=round )one'
-POLYP = r'polyps?|lesions?|growths?|mass(?:es)?|bump|nodules?|protrusions?|adenomas?|tumou?rs?|elevation|swelling|plaque|(?<=flat )one|(?<=stalked )one|(?<=round )one|(?<=sessile )one'
+SKIN_LESION = (r'(?:skin |pigmented |melanocytic )?'
+               r'(?:lesions?|mole|spot of interest|nevus|naevus|growth|neoplasm|macule|plaque|papule|patch)'
+               r'|this one|it|its')
+OPACITY = (r'opacit(?:y|ies)|opacification|densit(?:y|ies)|shadow(?:s|ing)?|lesions?|mass(?:es)?|nodules?'
+           r'|infiltrat(?:e|es|ion|ions)|consolidations?|effusions?|(?:pleural )?fluid(?: level| collection)?'
+           r'|finding|abnormality|whiteness|(?<=patchy )one|(?<=layered )one|(?<=round )one')
+POLYP = (r'polyps?|lesions?|growths?|mass(?:es)?|bump|nodules?|protrusions?|adenomas?|tumou?rs?'
+         r'|elevation|swelling|plaque|(?<=flat )one|(?<=stalked )one|(?<=round )one|(?<=sessile )one')
 THINGS = {
-    'dermoscopy': {'size': SKIN_LESION + r'|size|area', 'shape': SKIN_LESION + r'|shape|form|outlines?|contours?|silhouette|borders?|edges?|margins?',
-                   'colour': SKIN_LESION + r'|colou?r(?:ation)?|hue|shade|interior|pigment(?:ation)?|the rest|remainder|surface',
-                   'second colour': r'(?:second|secondary|further|additional|other|another)(?: \w+)? (?:colou?rs?|hues?|tones?)|areas?|foci|focus|patch(?:es)?|spots?|specks?|rim|centre|core|periphery|zones?|regions?|blotch(?:es)?|veil|halo|flecks?|islands?|parts?|portions?|speckles?|points?|ring',
-                   'border': r'borders?|edges?|margins?|boundar(?:y|ies)|outlines?|contours?|perimeter|demarcation|transition',
-                   'texture': SKIN_LESION + r'|texture|surface|pattern|structure|interior', 'position': SKIN_LESION + r'|position|location',
-                   'skin': r'(?:surrounding |background |adjacent |perilesional |healthy )?skin(?: tone| colou?r| background)?(?! lesion)|background(?! within)|surround(?:ings?|s)',
+    'dermoscopy': {'size': SKIN_LESION + r'|size|area',
+                   'shape': SKIN_LESION + r'|shape|form|outlines?|contours?|silhouette|borders?|edges?|margins?',
+                   'colour': SKIN_LESION + r'|colou?r(?:ation)?|hue|shade|interior|pigment(?:ation)?'
+                                           r'|the rest|remainder|surface',
+                   'second colour': r'(?:second|secondary|further|additional|other|another)'
+                                    r'(?: \w+)? (?:colou?rs?|hues?|tones?)|areas?|foci|focus|patch(?:es)?|spots?'
+                                    r'|specks?|rim|centre|core|periphery|zones?|regions?|blotch(?:es)?|veil'
+                                    r'|halo|flecks?|islands?|parts?|portions?|speckles?|points?|ring',
+                   'border': r'borders?|edges?|margins?|boundar(?:y|ies)|outlines?|contours?'
+                             r'|perimeter|demarcation|transition',
+                   'texture': SKIN_LESION + r'|texture|surface|pattern|structure|interior',
+                   'position': SKIN_LESION + r'|position|location',
+                   'skin': r'(?:surrounding |background |adjacent |perilesional |healthy )?'
+                           r'skin(?: tone| colou?r| background)?(?! lesion)|background(?! within)|surround(?:ings?|s)',
                    'light': LIGHT, 'hair': r'(?:terminal |body |vellus )?hairs?(?: strands?)?',
                    'corners': r'(?:image |frame |picture )?corners?|vignett(?:e|es|ing)|vignette effect'},
     'chest_xray': {'exposure': r'exposure|penetration|film|image|radiograph|x-?ray|picture|brightness|scan',
-                   'build': r'build|built|habitus|(?:bony )?chest(?! (?:x-?ray|radiograph|film|image|tube|drain))|thorax|patient|person|physique|stature|frame|body|rib ?cage|torso',
-                   'heart': r'heart(?: size| shadow| silhouette)?|cardiac (?:silhouette|shadow|size|contour|outline)|cardio-?mediastinal (?:silhouette|contour)|cardiothoracic ratio',
-                   'lungs': r'lungs?(?: fields?| parenchyma| zones?| texture)?|parenchyma|pulmonary (?:fields?|parenchyma|markings|texture)|(?:lung |interstitial |bronchovascular )?markings',
+                   'build': r'build|built|habitus|(?:bony )?chest(?! (?:x-?ray|radiograph|film|image|tube|drain))'
+                            r'|thorax|patient|person|physique|stature|frame|body|rib ?cage|torso',
+                   'heart': r'heart(?: size| shadow| silhouette)?|cardiac (?:silhouette|shadow|size|contour|outline)'
+                            r'|cardio-?mediastinal (?:silhouette|contour)|cardiothoracic ratio',
+                   'lungs': r'lungs?(?: fields?| parenchyma| zones?| texture)?|parenchyma'
+                            r'|pulmonary (?:fields?|parenchyma|markings|texture)'
+                            r'|(?:lung |interstitial |bronchovascular )?markings',
                    'opacity': OPACITY, 'side': OPACITY + r'|side(?=:? (?:left|right|both))', 'size': OPACITY + r'|size',
-                   'device': r'(?:medical |support |monitoring |indwelling |implanted )?(?:devices?|hardware|equipment|apparatus|instrumentation)|lines?|tubes?|foreign (?:bod(?:y|ies)|objects?|material)|implants?',
+                   'device': r'(?:medical |support |monitoring |indwelling |implanted )?'
+                             r'(?:devices?|hardware|equipment|apparatus|instrumentation)|lines?|tubes?'
+                             r'|foreign (?:bod(?:y|ies)|objects?|material)|implants?',
                    'marker': r'(?:side |lead |laterality )?(?:markers?|letters?)|annotation|laterality label|label'},
-    'colonoscopy': {'mucosa': r'(?:colonic |surrounding |background )?mucosa(?:l lining|l surface)?|(?:bowel |colon(?:ic)? |intestinal )?(?:wall|lining)|background|tissue',
-                    'texture': r'texture|surface|(?:colonic |surrounding |background )?mucosa(?:l lining|l surface)?|(?:bowel |colon(?:ic)? |intestinal )?(?:wall|lining)|relief',
-                    'vessels': r'(?:blood |submucosal |mucosal )?(?:vessels?|vasculature|vascularity|capillaries)|(?:mucosal |submucosal )?vascular (?:pattern|network|markings?|architecture)|veins',
-                    'lesion': POLYP, 'colour': POLYP + r'|it|its|colour(?=:? (?:pale|pink|red)\b)', 'size': POLYP + r'|it|size',
+    'colonoscopy': {'mucosa': r'(?:colonic |surrounding |background )?mucosa(?:l lining|l surface)?'
+                              r'|(?:bowel |colon(?:ic)? |intestinal )?(?:wall|lining)|background|tissue',
+                    'texture': r'texture|surface|(?:colonic |surrounding |background )?mucosa(?:l lining|l surface)?'
+                               r'|(?:bowel |colon(?:ic)? |intestinal )?(?:wall|lining)|relief',
+                    'vessels': r'(?:blood |submucosal |mucosal )?(?:vessels?|vasculature|vascularity|capillaries)'
+                               r'|(?:mucosal |submucosal )?vascular (?:pattern|network|markings?|architecture)|veins',
+                    'lesion': POLYP, 'colour': POLYP + r'|it|its|colour(?=:? (?:pale|pink|red)\b)',
+                    'size': POLYP + r'|it|size',
                     'position': POLYP + r'|it|position|location',
                     'lumen': r'(?:bowel |colonic )?lumen|tunnel|passage|dark (?:hole|opening)', 'light': LIGHT,
-                    'corner box': r'(?:(?:corner|text|information|info|overlay|display|inset|coloured|navigation) )*(?:box(?:es)?|overlays?|inset|panel|rectangle|square|burnt-in text|text|inlay)'},
+                    'corner box': r'(?:(?:corner|text|information|info|overlay|display|inset|coloured|navigation) )*'
+                                  r'(?:box(?:es)?|overlays?|inset|panel|rectangle|square|burnt-in text|text|inlay)'},
 }
 
 # %% ../nbs/06_faithfulness.ipynb #f600001c
@@ -150,50 +228,88 @@ THINGS = {
 DEFINED = r'(?:defined|demarcated|circumscribed|delineated|delimited|bordered|outlined|marginated|bounded|edged)'
 ALONE = {
     'dermoscopy': {
-        'border': {'sharp': rf'(?:well|clearly|sharply|crisply|distinctly|cleanly)[- ]{DEFINED}|ends abruptly|stands out (?:clearly|sharply)|clear-cut',
-                   'soft': rf'(?:ill|poorly|badly|vaguely|weakly|softly|indistinctly)[- ]{DEFINED}|(?:fad|blend|merg|melt|dissolv|bleed)(?:es?|s|ing)? (?:\w+ ){{0,2}}into|fades? gradually'},
+        'border': {'sharp': rf'(?:well|clearly|sharply|crisply|distinctly|cleanly)[- ]{DEFINED}'
+                            r'|ends abruptly|stands out (?:clearly|sharply)|clear-cut',
+                   'soft': rf'(?:ill|poorly|badly|vaguely|weakly|softly|indistinctly)[- ]{DEFINED}'
+                           rf'|(?:fad|blend|merg|melt|dissolv|bleed)(?:es?|s|ing)? (?:\w+ ){{0,2}}into|fades? gradually'},
         'texture': {'dotted': r'dots?|dotted|globul\w+|stippl\w+|punctate|peppered|granules|speckled',
-                    'streaked': r'streak\w*|striations?|striated|radial lines|pseudopods?|stripes?|striped|radiating lines',
-                    'network': r'network|reticular?(?:ted)?|reticulation|net-like|netlike|mesh\w*|honeycomb\w*|lattice\w*|grid(?:-like|lines)?|web-like|criss-?cross(?:ed|ing)? lines',
-                    'smooth': r'structureless|featureless|(?:no|without|lacks?|lacking) (?:any |a |visible |discernible )*(?:structures?|texture|pattern|internal structure)'},
+                    'streaked': r'streak\w*|striations?|striated|radial lines|pseudopods?'
+                                r'|stripes?|striped|radiating lines',
+                    'network': r'network|reticular?(?:ted)?|reticulation|net-like|netlike|mesh\w*|honeycomb\w*'
+                               r'|lattice\w*|grid(?:-like|lines)?|web-like|criss-?cross(?:ed|ing)? lines',
+                    'smooth': r'structureless|featureless'
+                              r'|(?:no|without|lacks?|lacking) (?:any |a |visible |discernible )*'
+                              r'(?:structures?|texture|pattern|internal structure)'},
         'shape': {'irregular': r'asymmetry|much longer in one \w+'}, 'light': LIT,
-        'second colour': {'none': r'(?:one|a single|single|uniform) colou?r(?: only)?|monochrom\w+|single-coloured|uniform(?:ly coloured| in colour)'},
-        'hair': {'none': r'hair-?less|hair-?free|shaved', 'many': r'hairy|(?:covered|obscured|overgrown|crossed) (?:by|with|in) hairs?'},
-        'corners': {'dark': r'vignett(?:e|es|ing|ed)|(?:dark|black|shadowy) (?:image |frame |outer )?corners|corner shadows?'}},
+        'second colour': {'none': r'(?:one|a single|single|uniform) colou?r(?: only)?'
+                                  r'|monochrom\w+|single-coloured|uniform(?:ly coloured| in colour)'},
+        'hair': {'none': r'hair-?less|hair-?free|shaved',
+                 'many': r'hairy|(?:covered|obscured|overgrown|crossed) (?:by|with|in) hairs?'},
+        'corners': {'dark': r'vignett(?:e|es|ing|ed)'
+                            r'|(?:dark|black|shadowy) (?:image |frame |outer )?corners|corner shadows?'}},
     'chest_xray': {
-        'exposure': {'normal': r'(?:well|properly|correctly|adequately|normally)[- ](?:exposed|penetrated)', 'bright': r'under-?penetrated|brightly exposed',
+        'exposure': {'normal': r'(?:well|properly|correctly|adequately|normally)[- ](?:exposed|penetrated)',
+                     'bright': r'under-?penetrated|brightly exposed',
                      'dark': r'over-?penetrated|darkly exposed'},
         'build': {'broad': r'broad-chested|heavy-set|broad-shouldered', 'slim': r'narrow-chested|thin-chested'},
-                  'heart': {'large': r'cardiomegaly|enlargement of the heart|heart enlargement|cardiac enlargement', 'small': r'microcardia'},
-        'lungs': {'streaked': r'streaks|(?:increased|prominent|coarse|accentuated|streaky|linear) (?:interstitial |lung |vascular |bronchovascular |pulmonary )?markings|interstitial (?:pattern|markings?|thickening)|reticular (?:pattern|markings)|streakiness|linear (?:strands|streaks)',
+        'heart': {'large': r'cardiomegaly|enlargement of the heart|heart enlargement|cardiac enlargement',
+                  'small': r'microcardia'},
+        'lungs': {'streaked': r'streaks|(?:increased|prominent|coarse|accentuated|streaky|linear) '
+                              r'(?:interstitial |lung |vascular |bronchovascular |pulmonary )?markings'
+                              r'|interstitial (?:pattern|markings?|thickening)|reticular (?:pattern|markings)'
+                              r'|streakiness|linear (?:strands|streaks)',
                   'hazy': r'haze|haziness|ground[- ]glass (?:appearance|haze|change)|veil(?:ing)?'},
-        'opacity': {'round': r'nodules?|mass(?:es)?|coin lesions?', 'patchy': r'consolidat\w+|infiltrat(?:e|es|ion|ions)|patches',
-                    'layered': r'(?:pleural )?effusions?|(?:air-)?fluid levels?|(?:pleural |free )?fluid|fluid layers?|layers? (?:along|out)|blunt(?:ed|ing) (?:of )?(?:the )?(?:\w+ )?costophrenic (?:angles?|sul\w+)|costophrenic angles? (?:is|are|appears?) (?:\w+ )?blunted|layering fluid'},
+        'opacity': {'round': r'nodules?|mass(?:es)?|coin lesions?',
+                    'patchy': r'consolidat\w+|infiltrat(?:e|es|ion|ions)|patches',
+                    'layered': r'(?:pleural )?effusions?|(?:air-)?fluid levels?|(?:pleural |free )?fluid'
+                               r'|fluid layers?|layers? (?:along|out)'
+                               r'|blunt(?:ed|ing) (?:of )?(?:the )?(?:\w+ )?costophrenic (?:angles?|sul\w+)'
+                               r'|costophrenic angles? (?:is|are|appears?) (?:\w+ )?blunted|layering fluid'},
         'side': {'both': r'bibasal|bibasilar'},
-        'device': {'catheter': r'catheters?|(?:central |venous |central venous )lines?|picc(?: line)?|port-a-cath|(?:nasogastric|endotracheal|chest|feeding|tracheostomy) tubes?|tubing|tubes?|drains?',
-                   'wires': r'(?:ecg |ekg |pacing |monitoring |sternal |sternotomy )?(?:wires?|leads?|electrodes?|cables?)|pacemaker'},
+        'device': {'catheter': r'catheters?|(?:central |venous |central venous )lines?|picc(?: line)?|port-a-cath'
+                               r'|(?:nasogastric|endotracheal|chest|feeding|tracheostomy) tubes?|tubing|tubes?|drains?',
+                   'wires': r'(?:ecg |ekg |pacing |monitoring |sternal |sternotomy )?'
+                            r'(?:wires?|leads?|electrodes?|cables?)|pacemaker'},
         'marker': {'none': r'unmarked', 'left': r'(?:an?|letter|one) l', 'right': r'(?:an?|letter|one) r'}},
     'colonoscopy': {
         'mucosa': {'red': r'erythema|redness|hypera?emia'},
-                   'texture': {'folded': r'(?:haustral |mucosal |circular |transverse |prominent )*folds|haustra\w*|ridges|plicae|wrinkles',
-                   'granular': r'granularity|granules|cobblestoning|cobblestone (?:pattern|appearance)'},
-        'vessels': {'lost': r'loss of (?:the )?(?:normal |visible )?(?:mucosal |submucosal )?(?:vascular(?:ity| pattern| markings?)?|vessels)|avascular'}, 'light': LIT,
-        'lesion': {'stalked': r'(?:on |by |has |with )?(?:a |its )?(?:(?!no\b|not\b|without\b)\w+ )?(?:stalk|stem|pedicle|peduncle)|(?:semi)?pedunculated',
+        'texture': {'folded': r'(?:haustral |mucosal |circular |transverse |prominent )*folds'
+                              r'|haustra\w*|ridges|plicae|wrinkles',
+                    'granular': r'granularity|granules|cobblestoning|cobblestone (?:pattern|appearance)'},
+        'vessels': {'lost': r'loss of (?:the )?(?:normal |visible )?(?:mucosal |submucosal )?'
+                            r'(?:vascular(?:ity| pattern| markings?)?|vessels)|avascular'},
+        'light': LIT,
+        'lesion': {'stalked': r'(?:on |by |has |with )?(?:a |its )?(?:(?!no\b|not\b|without\b)\w+ )?'
+                              r'(?:stalk|stem|pedicle|peduncle)|(?:semi)?pedunculated',
                    'round': r'sessile', 'flat': r'plaque'}},
 }
-OTHERS = either(r'dots?', r'globules?', r'streaks?', r'network', r'stools?', r'mucus', r'debris', r'bubbles?', r'glare', r'reflections?', r'reflexes', r'highlights?', r'instruments?', r'forceps', r'snare', r'ruler', r'scale', r'ribs?', r'clavicles?', r'(?:hemi)?diaphragms?',
-                r'hil(?:a|um|ar \w+)', r'mediastin\w+', r'costophrenic angles?', r'trachea', r'spine', r'bones?', r'folds?', r'areas?', r'patch(?:es)?', r'rim', r'spots?', r'blood', r'exudate', r'lines?', r'pixels?', r'ink', r'gel', r'background noise')
+OTHERS = either(r'dots?', r'globules?', r'streaks?', r'network', r'stools?', r'mucus', r'debris', r'bubbles?',
+                r'glare', r'reflections?', r'reflexes', r'highlights?', r'instruments?', r'forceps', r'snare',
+                r'ruler', r'scale', r'ribs?', r'clavicles?', r'(?:hemi)?diaphragms?',
+                r'hil(?:a|um|ar \w+)', r'mediastin\w+', r'costophrenic angles?', r'trachea', r'spine', r'bones?',
+                r'folds?', r'areas?', r'patch(?:es)?', r'rim', r'spots?', r'blood', r'exudate',
+                r'lines?', r'pixels?', r'ink', r'gel', r'background noise')
 
 # %% ../nbs/06_faithfulness.ipynb #f6000011
 def normalise(text:str) -> str:
     "Small letters, one line, one spelling, plain quotes and dashes."
     text = re.sub(r'[\u2010-\u2015]', '-', one_line(text).lower().replace('\u2019', "'"))
     text = re.sub(r'"|\u201c|\u201d|\'(?=[lr]\'|\W|$)|(?<=\b[lr])\'', '', text)
-    for old, new in (('center', 'centre'), ('grey', 'gray'), ('color', 'colour'), ("n't", ' not'), ('cannot', 'can not'), ('per cent', '%'), ('percent', '%')): text = text.replace(old, new)
+    for old, new in (('center', 'centre'), ('grey', 'gray'), ('color', 'colour'), ("n't", ' not'),
+                     ('cannot', 'can not'), ('per cent', '%'), ('percent', '%')):
+        text = text.replace(old, new)
     return re.sub(r'\s+', ' ', text.replace('can not be', 'cannot be')).strip()
 
-GENERAL = re.compile(r'^(?:in general|generally|typically|usually|often|such|many|most|some|all|these|skin|pigmented|chest|colonoscop\w+|colon)?,? ?(?:\w+ )?(?:lesions|polyps|images|nevi|moles|melanomas|opacities|x-?rays|radiographs|hearts|patients|devices|borders|frames|films)\b[^,;]*\b(?:may|can|could|might|often|usually|typically|generally|tend|vary|sometimes|come)\b|^(?:in general|generally|typically|usually),|\bdiffer in\b|\bfor example\b')
-WISH = re.compile(r'\bplease\b|\bwhether\b|\bwould (?:be|help|have|like|need)|\bshould\b|\bcould you\b|\bi (?:wish|hope|want)\b|\bit is recommended\b|\blook for\b|^(?:check|describe|note that .* can|if|consider|compare|assess|rule out|exclude)\b|\bfurther (?:imaging|tests?)\b|\bto (?:check|exclude|rule out|assess)\b')
+GENERAL = re.compile(r'^(?:in general|generally|typically|usually|often|such|many|most|some|all|these'
+                     r'|skin|pigmented|chest|colonoscop\w+|colon)?,? ?(?:\w+ )?'
+                     r'(?:lesions|polyps|images|nevi|moles|melanomas|opacities|x-?rays|radiographs|hearts'
+                     r'|patients|devices|borders|frames|films)\b[^,;]*'
+                     r'\b(?:may|can|could|might|often|usually|typically|generally|tend|vary|sometimes|come)\b'
+                     r'|^(?:in general|generally|typically|usually),|\bdiffer in\b|\bfor example\b')
+WISH = re.compile(r'\bplease\b|\bwhether\b|\bwould (?:be|help|have|like|need)|\bshould\b|\bcould you\b'
+                  r'|\bi (?:wish|hope|want)\b|\bit is recommended\b|\blook for\b'
+                  r'|^(?:check|describe|note that .* can|if|consider|compare|assess|rule out|exclude)\b'
+                  r'|\bfurther (?:imaging|tests?)\b|\bto (?:check|exclude|rule out|assess)\b')
 
 def statements(
     text:str, # normalised
@@ -202,24 +318,35 @@ def statements(
     text = re.sub(r',? ?from (?:left to right|right to left|top to bottom|side to side)', '', text)
     text = re.sub(r'(?:^|(?<=[.;] ))compared (?:with|to) [^,.;]*, ', '', text)
     parts = re.split(r'(?<=[.!?;])(?:\s+|$)', text)
-    parts = [' '.join(words[i:i + 60]) for p in parts for words in [p.split()] for i in range(0, len(words), 60)]   # nobody writes so long a sentence, and reading one takes minutes
-    return [p.strip(' .;!') for p in parts if p.strip(' .;!') and not p.strip().endswith('?') and not GENERAL.search(p.strip()) and not WISH.search(p.strip())]
+    # nobody writes so long a sentence, and reading one takes minutes
+    parts = [' '.join(words[i:i + 60]) for p in parts for words in [p.split()] for i in range(0, len(words), 60)]
+    return [p.strip(' .;!') for p in parts
+            if p.strip(' .;!') and not p.strip().endswith('?')
+            and not GENERAL.search(p.strip()) and not WISH.search(p.strip())]
 
 # %% ../nbs/06_faithfulness.ipynb #f6000012
-FRACTIONS = {r'three[- ]quarters?|3/4': .75, r'two[- ]thirds?|2/3': .667, r'(?:a |one )?half|1/2': .5, r'two[- ]fifths?|2/5': .4,
-        r'(?:(?:a|one)[- ])?third|1/3': .333, r'(?:(?:a|one)[- ])?(?:quarter|fourth)|1/4|one in four': .25, r'three[- ]fifths|3/5': .6,
-             r'(?:(?:a|one)[- ])?fifth|1/5|one in five': .2, r'(?:(?:a|one)[- ])?sixth|1/6': .167, r'(?:(?:an|one)[- ])?eighth|1/8': .125,
-                     r'(?:(?:a|one)[- ])?tenth|1/10|one in ten': .1, r'(?:(?:a|one)[- ])?twelfth': .083, r'(?:(?:a|one)[- ])?fifteenth': .067,
-                     r'(?:(?:a|one)[- ])?twentieth|1/20|one in twenty': .05,
+FRACTIONS = {r'three[- ]quarters?|3/4': .75, r'two[- ]thirds?|2/3': .667, r'(?:a |one )?half|1/2': .5,
+             r'two[- ]fifths?|2/5': .4, r'(?:(?:a|one)[- ])?third|1/3': .333,
+             r'(?:(?:a|one)[- ])?(?:quarter|fourth)|1/4|one in four': .25, r'three[- ]fifths|3/5': .6,
+             r'(?:(?:a|one)[- ])?fifth|1/5|one in five': .2, r'(?:(?:a|one)[- ])?sixth|1/6': .167,
+             r'(?:(?:an|one)[- ])?eighth|1/8': .125, r'(?:(?:a|one)[- ])?tenth|1/10|one in ten': .1,
+             r'(?:(?:a|one)[- ])?twelfth': .083, r'(?:(?:a|one)[- ])?fifteenth': .067,
+             r'(?:(?:a|one)[- ])?twentieth|1/20|one in twenty': .05,
              r'three[- ]tenths': .3, r'four[- ]fifths|4/5': .8, r'nine[- ]tenths': .9,
-                     r'(?:by far |the )?(?:most|majority|bulk|greater part|larger part)|almost (?:all|everything)|nearly (?:all|everything)|(?:almost |nearly |practically )?(?:the )?(?:whole|entire)(?: of)?': .7}
+             r'(?:by far |the )?(?:most|majority|bulk|greater part|larger part)|almost (?:all|everything)'
+             r'|nearly (?:all|everything)|(?:almost |nearly |practically )?(?:the )?(?:whole|entire)(?: of)?': .7}
 PART = '|'.join(f'(?:{k})' for k in FRACTIONS)
 NUMBER = r'\d+(?:\.\d+)?(?: ?%)?'
-AMOUNT = re.compile(rf'(?<![\w.-])(?:(?P<a>{PART}|{NUMBER})(?: ?(?:-|to|and|or) ?(?:as much as |even )?(?P<b>{PART}|{NUMBER}))?)(?![\w])')
-WHOLE = r'(?:the |this )?(?:whole |entire |total |visible )*(?:image|frame|picture|field(?: of view)?|view|photo(?:graph)?|film|radiograph|scan|area|visible field|screen|image area)\b'
-TAKES = re.compile(r'(?:fill|occup|cover|tak(?:e|ing)|span|measur|account|mak(?:e|ing) up|proportion|size|extend|compris|share)\w*(?: \w+){0,5} ?$')
+AMOUNT = re.compile(rf'(?<![\w.-])(?:(?P<a>{PART}|{NUMBER})'
+                    rf'(?: ?(?:-|to|and|or) ?(?:as much as |even )?(?P<b>{PART}|{NUMBER}))?)(?![\w])')
+WHOLE = (r'(?:the |this )?(?:whole |entire |total |visible )*'
+         r'(?:image|frame|picture|field(?: of view)?|view|photo(?:graph)?|film'
+         r'|radiograph|scan|area|visible field|screen|image area)\b')
+TAKES = re.compile(r'(?:fill|occup|cover|tak(?:e|ing)|span|measur|account|mak(?:e|ing) up'
+                   r'|proportion|size|extend|compris|share)\w*(?: \w+){0,5} ?$')
 
-FULL = re.compile(rf'(?:fills?|covers?|occupies|takes up) (?:almost |nearly |practically )?{WHOLE} (?:almost |nearly |practically )?(?:completely|entirely|fully|as a whole)\b')
+FULL = re.compile(rf'(?:fills?|covers?|occupies|takes up) (?:almost |nearly |practically )?{WHOLE} '
+                  r'(?:almost |nearly |practically )?(?:completely|entirely|fully|as a whole)\b')
 
 def share_of(words:str) -> float|None: # between 0 and 1
     "What a fraction or a per cent says."
@@ -231,53 +358,91 @@ def sizes(
     s:str,           # a statement
     words,           # the vocabulary's sizes
 ) -> list[tuple]:    # start, end, word
-    "Fractions, per cents and ranges of the image, each as the word whose area is nearest on a log scale (of a range: its geometric middle)."
+    """Fractions, per cents and ranges of the image, each as the word whose area is nearest on a log scale
+    (of a range: its geometric middle)."""
     found = []
     for m in AMOUNT.finditer(s):
         a, b = share_of(m['a']), share_of(m['b'])
         if '%' not in m[0] and (m['a'][0].isdigit() and '/' not in m['a']): continue
         rest, before = s[m.end():], s[:m.start()]
-        of_image = re.match(rf'(?: of| in)? {WHOLE}|,? (?:of the )?{WHOLE}', rest) or re.match(r' (?:of )?(?:its|the image\'s) (?:area|surface)', rest)
-        if not of_image and (re.match(r' of (?!it)', rest) or not TAKES.search(before)): continue      # of something else
-        if re.search(r'(?:upper|lower|left|right|middle|top|bottom|central|outer|inner|first|last)(?:most)?[- ]?$', before): continue # a place
-        if re.search('whole|entire', m['a']) and (not TAKES.search(before) or re.search(r'\bof (?:the )?$', before)): continue # 'a third of the whole image'
+        of_image = (re.match(rf'(?: of| in)? {WHOLE}|,? (?:of the )?{WHOLE}', rest)
+                    or re.match(r' (?:of )?(?:its|the image\'s) (?:area|surface)', rest))
+        # of something else
+        if not of_image and (re.match(r' of (?!it)', rest) or not TAKES.search(before)): continue
+        # a place
+        if re.search(r'(?:upper|lower|left|right|middle|top|bottom|central|outer|inner|first|last)'
+                     r'(?:most)?[- ]?$', before): continue
+        # 'a third of the whole image'
+        if re.search('whole|entire', m['a']) and (not TAKES.search(before) or re.search(r'\bof (?:the )?$', before)):
+            continue
         share = a if b is None else np.sqrt(a*b)
         if share: found.append((m.start(), m.end(), min(words, key=lambda w: round(abs(np.log(AREAS[w]/share)), 6))))
     found += [(m.start(), m.end(), words[-1]) for m in FULL.finditer(s)]
     return found
 
 # %% ../nbs/06_faithfulness.ipynb #f6000013
-NEGATORS = re.compile(r'\b(?:no|not|without|absent|lacks?|lacking|free (?:of|from)|devoid of|neither|nor|never|absence of|none of|rather than|anything but|instead of|than (?:to|on|at|in)|nothing|hardly any|hides no|fails to show)\b(?! only)')
-ENDS = re.compile(r'[;:]|\bbut\b|\bwith\b|\balthough\b|\bthough\b|\bwhile\b|\bwhereas\b|\bwhich\b|\bthat\b|\band (?:the|a|an|there|its|it|is|are|has|shows?)\b|\bexcept\b|\bapart from\b|\bonly\b|(?<=\w )(?:on|over|against|around|under|beside)\b')
-AFTER = re.compile(r"^(?:[^,;]*?\b(?:is|are|was|were|be|been)\b)?\s*(?:\(?none\)?$|none\b|(?:is |are |was |were |can |could |be )*(?:not|cannot be|never|nowhere|no longer)(?: (?:clearly|really|be|to be))* ?(?:seen|visible|present|there|found|discernible|identified|detected|evident|apparent|noted|observed|shown|recogni[sz]ed|in view|available)?\s*(?:here|anywhere|either)?$|(?:is |are |was |were )?(?:absent|lacking|missing|hidden|out of view|out of sight)\b)")
+NEGATORS = re.compile(r'\b(?:no|not|without|absent|lacks?|lacking|free (?:of|from)|devoid of|neither|nor|never'
+                      r'|absence of|none of|rather than|anything but|instead of|than (?:to|on|at|in)'
+                      r'|nothing|hardly any|hides no|fails to show)\b(?! only)')
+ENDS = re.compile(r'[;:]|\bbut\b|\bwith\b|\balthough\b|\bthough\b|\bwhile\b|\bwhereas\b|\bwhich\b|\bthat\b'
+                  r'|\band (?:the|a|an|there|its|it|is|are|has|shows?)\b|\bexcept\b|\bapart from\b|\bonly\b'
+                  r'|(?<=\w )(?:on|over|against|around|under|beside)\b')
+AFTER = re.compile(r"^(?:[^,;]*?\b(?:is|are|was|were|be|been)\b)?\s*(?:\(?none\)?$|none\b"
+                   r"|(?:is |are |was |were |can |could |be )*(?:not|cannot be|never|nowhere|no longer)"
+                   r"(?: (?:clearly|really|be|to be))* ?(?:seen|visible|present|there|found|discernible|identified"
+                   r"|detected|evident|apparent|noted|observed|shown|recogni[sz]ed|in view|available)?"
+                   r"\s*(?:here|anywhere|either)?$"
+                   r"|(?:is |are |was |were )?(?:absent|lacking|missing|hidden|out of view|out of sight)\b)")
 
 def denied(
     s:str,          # a statement
     start:int, end:int, # a word in it
 ) -> bool:
-    "Does the statement deny it? A negator before it, up to the end of its clause (a list with 'or' goes on over commas); or 'is absent', 'not seen', 'none' after it."
+    """Does the statement deny it? A negator before it, up to the end of its clause
+    (a list with 'or' goes on over commas); or 'is absent', 'not seen', 'none' after it."""
     for m in NEGATORS.finditer(s, 0, start):
         gap = s[m.end():start]
         if ENDS.search(gap): continue
-        if m[0] in ('no', 'without', 'free of', 'free from', 'devoid of', 'absence of') and re.search(r'\b(?:is|are|was|were)\b', gap): continue
-        if ',' not in gap or re.match(r'[^;.]*?,? (?:or|nor) ', s[start:]) and not re.search(r',[^,]*\b(?:with|is|are|has)\b', gap) or re.search(r'\b(?:or|nor) [^,]*$', gap): return True
+        if (m[0] in ('no', 'without', 'free of', 'free from', 'devoid of', 'absence of')
+                and re.search(r'\b(?:is|are|was|were)\b', gap)):
+            continue
+        if (',' not in gap
+                or re.match(r'[^;.]*?,? (?:or|nor) ', s[start:]) and not re.search(r',[^,]*\b(?:with|is|are|has)\b', gap)
+                or re.search(r'\b(?:or|nor) [^,]*$', gap)):
+            return True
     clause = re.split(r'[,;]|\bbut\b|\bwhile\b|\bwhereas\b', s[:start])[-1]
-    own_verb = re.search(r'\b(?:is|are|has|have|shows?|appears?|looks?|seems?)\b', clause)     # then 'and' begins another clause
-    rest = re.split(r',(?! (?:or|nor))|;|\bbut\b|\bwhile\b|\bwhereas\b|\band (?:the|a|an|there|its)\b', s[end:])[0].rstrip()
+    # then 'and' begins another clause
+    own_verb = re.search(r'\b(?:is|are|has|have|shows?|appears?|looks?|seems?)\b', clause)
+    rest = re.split(r',(?! (?:or|nor))|;|\bbut\b|\bwhile\b|\bwhereas\b'
+                    r'|\band (?:the|a|an|there|its)\b', s[end:])[0].rstrip()
     if own_verb: rest = re.split(r'\band\b', rest)[0]
     return bool(AFTER.match(rest.strip(' :')))
 
 # %% ../nbs/06_faithfulness.ipynb #f600001e
-OTHER, CONTRAST = (-1, -1, set()), re.compile(r'\b(?:while|whereas|but|although)\b')                # no thing that is asked for
-COPULA = re.compile(r"\b(?:is|are|was|were|appears?|looks?|seems?|remains?|being|becomes?|lies|sits|located|situated|positioned|placed|found|visible|seen|opens)\b(?: (?:to be|as|like|out|at|in|on|to|towards?|near|the|rather|very|quite|mostly|mainly|slightly|somewhat|clearly|not|a|of|about|largely|entirely|fairly|probably|possibly|perhaps|also|\w+ly|both|all|mildly|moderately|markedly|located|situated|visible|seen|close|more|overall|far|side|corner))*\s*$")
-JOIN = re.compile(r'^[\s,/&-]*(?:(?:and|or|to|as well as|even|a|an|the|very|rather|quite|slightly|somewhat|mostly|mainly|both|partly|more|less|also|in colour|coloured|in shape|shaped|in places|then|possibly|perhaps|probably|fairly|\w+-like|small|large|tiny|big|single|solitary|well|raised|elevated|focal|subtle|vague|thin|fine|medical|clear|visible|pigmented|mucosal|obvious|definite|prominent|irregular|colonic|main|overall|smallish)[\s,/&-]*)*$')
-VERB = re.compile(r"\b(?:is|are|was|were|has|have|with|without|no|shows?|appears?|in|on|of|from|at|by|around|near|over|above|below|along|through|fills?|occup\w+|covers?|lies|sits|under|toward\w*|surround\w+|while|whereas|but|although|contains?|there)\b")
+# no thing that is asked for
+OTHER, CONTRAST = (-1, -1, set()), re.compile(r'\b(?:while|whereas|but|although)\b')
+COPULA = re.compile(r"\b(?:is|are|was|were|appears?|looks?|seems?|remains?|being|becomes?|lies|sits|located|situated"
+                    r"|positioned|placed|found|visible|seen|opens)\b"
+                    r"(?: (?:to be|as|like|out|at|in|on|to|towards?|near|the|rather|very|quite|mostly|mainly|slightly"
+                    r"|somewhat|clearly|not|a|of|about|largely|entirely|fairly|probably|possibly|perhaps"
+                    r"|also|\w+ly|both|all|mildly|moderately|markedly|located|situated|visible|seen|close"
+                    r"|more|overall|far|side|corner))*\s*$")
+JOIN = re.compile(r'^[\s,/&-]*(?:(?:and|or|to|as well as|even|a|an|the|very|rather|quite|slightly|somewhat|mostly'
+                  r'|mainly|both|partly|more|less|also|in colour|coloured|in shape|shaped|in places|then|possibly'
+                  r'|perhaps|probably|fairly|\w+-like|small|large|tiny|big|single|solitary|well|raised|elevated'
+                  r'|focal|subtle|vague|thin|fine|medical|clear|visible|pigmented|mucosal|obvious|definite|prominent'
+                  r'|irregular|colonic|main|overall|smallish)[\s,/&-]*)*$')
+VERB = re.compile(r"\b(?:is|are|was|were|has|have|with|without|no|shows?|appears?|in|on|of|from|at|by|around|near|over"
+                  r"|above|below|along|through|fills?|occup\w+|covers?|lies|sits|under|toward\w*|surround\w+|while"
+                  r"|whereas|but|although|contains?|there)\b")
 
 # %% ../nbs/06_faithfulness.ipynb #f6000014
 THING = {m: {a: either(w) for a, w in of.items()} for m, of in THINGS.items()}
 VALUE = {m: {a: {v: either(w) for v, w in values.items()} for a, values in of.items()} for m, of in VALUES.items()}
 WHOLE_WORD = {m: {a: {v: either(w) for v, w in values.items()} for a, values in of.items()} for m, of in ALONE.items()}
-SUBJECT = {'dermoscopy': ('size', 'shape', 'colour', 'position'), 'chest_xray': ('size', 'side'), 'colonoscopy': ('size', 'position')} # may stand without their thing
+# may stand without their thing
+SUBJECT = {'dermoscopy': ('size', 'shape', 'colour', 'position'),
+           'chest_xray': ('size', 'side'), 'colonoscopy': ('size', 'position')}
 BINARY = {'border': {'sharp': 'soft', 'soft': 'sharp'}, 'corners': {'dark': 'none', 'none': 'dark'}}
 
 # %% ../nbs/06_faithfulness.ipynb #f600001d
@@ -299,7 +464,8 @@ def values_in(s:str, modality:str) -> list[tuple]: # start, end, attribute -> va
     if sizes_of := [v for v in ATTRIBUTES[modality].get('size', ()) if v != 'none']:
         for a, b, word in sizes(s, sizes_of): spans.setdefault((a, b), {})['size'] = word
     inside = lambda k, attribute: any(o != k and o[0] <= k[0] and k[1] <= o[1] and attribute in spans[o] for o in spans)
-    longer = lambda k: any(o != k and o[0] <= k[0] and k[1] <= o[1] and not set(spans[o]) & set(spans[k]) and o[1] - o[0] > k[1] - k[0] + 3 for o in spans)
+    longer = lambda k: any(o != k and o[0] <= k[0] and k[1] <= o[1] and not set(spans[o]) & set(spans[k])
+                           and o[1] - o[0] > k[1] - k[0] + 3 for o in spans)
     found = {k: {a: v for a, v in of.items() if not inside(k, a)} for k, of in spans.items()}
     return [(*k, of) for k, of in sorted(found.items()) if of and not longer(k)]
 
@@ -308,7 +474,8 @@ def owner(
     s:str, v:tuple,   # a statement, and a value in it
     things:list, values:list,
 ) -> tuple|None:      # the thing that the value is of
-    "Whose value is it? The noun that it stands before; the thing it stands behind; the subject of 'is'; else the nearest thing that can have it."
+    """Whose value is it? The noun that it stands before; the thing it stands behind; the subject of 'is';
+    else the nearest thing that can have it."""
     a, b, of = v
     fits = lambda t: bool(t[2] & set(of))
     bare = lambda i, j: ''.join(c for k, c in enumerate(s[i:j], i) if not any(x <= k < y for x, y, _ in values))
@@ -316,35 +483,51 @@ def owner(
     def adorns(t): # are there only adjectives between? 'brown and irregular lesion', but not 'brown, the skin' nor 'brown and hairs'
         raw = s[b:t[0]]
         last = max((m.end() for m in re.finditer(r'\b(?:and|or|to)\b', raw)), default=None)
-        return bool(JOIN.match(bare(b, t[0]))) and not re.search(r'\b(?:the|a|an)\b', raw) and (last is None or any(b + last <= x < t[0] for x, _, _ in values))
-    if after and 'size' not in of and adorns(after[0]) and ',' not in s[b:after[0][0]]: return after[0] if fits(after[0]) else OTHER
-    if before and fits(before[-1]) and re.fullmatch(r'\s*(?::|-|is|are)?\s*', s[before[-1][1]:a]) and not re.search(r'\bof (?:the |its )?$', s[:before[-1][0]]): return before[-1]
+        return (bool(JOIN.match(bare(b, t[0]))) and not re.search(r'\b(?:the|a|an)\b', raw)
+                and (last is None or any(b + last <= x < t[0] for x, _, _ in values)))
+    if after and 'size' not in of and adorns(after[0]) and ',' not in s[b:after[0][0]]:
+        return after[0] if fits(after[0]) else OTHER
+    if (before and fits(before[-1]) and re.fullmatch(r'\s*(?::|-|is|are)?\s*', s[before[-1][1]:a])
+            and not re.search(r'\bof (?:the |its )?$', s[:before[-1][0]])):
+        return before[-1]
     if after and fits(after[0]) and adorns(after[0]): return after[0]
-    if s[a:b] == 'light' and any(t[:2] == v[:2] for t in things): return OTHER                         # 'light' the noun
+    # 'light' the noun
+    if s[a:b] == 'light' and any(t[:2] == v[:2] for t in things): return OTHER
     left = s[:a]
-    for x, y, _ in reversed([w for w in values if w[1] <= a]):                   # 'is brown and black': look before 'brown'
+    # 'is brown and black': look before 'brown'
+    for x, y, _ in reversed([w for w in values if w[1] <= a]):
         if y <= len(left) and JOIN.match(left[y:]): left = left[:x]
     if m := COPULA.search(left.rstrip() + ' '):
-        clause = max((c.end() for c in re.finditer(r'[,;:]|\b(?:while|whereas|but|although|and|with|is|are|which)\b', s[:m.start()])), default=0)
+        clause = max((c.end() for c in re.finditer(r'[,;:]|\b(?:while|whereas|but|although|and|with|is|are|which)\b',
+                                                   s[:m.start()])), default=0)
         subject = [t for t in things if clause <= t[0] and t[1] <= m.start()]
-        if not subject: subject = [t for t in things if t[1] <= m.start() and not re.search(r'[,;]', s[t[1]:m.start()])] # 'is surrounded by ... and is ...'
-        earlier = [t for t in things if s.rfind(',', 0, m.start()) < t[0] and t[1] <= m.start()]     # 'the heart and the mediastinum are'
+        # 'is surrounded by ... and is ...'
+        if not subject: subject = [t for t in things if t[1] <= m.start() and not re.search(r'[,;]', s[t[1]:m.start()])]
+        # 'the heart and the mediastinum are'
+        earlier = [t for t in things if s.rfind(',', 0, m.start()) < t[0] and t[1] <= m.start()]
         if subject: return next((t for t in subject + earlier if fits(t)), OTHER)
     def cost(t):
         gap = bare(t[1], a) if t[1] <= a else bare(b, t[0])
-        hard = any(min(t[1], b) <= m.start() < max(t[0], a) and ('side' in of or any(m.end() <= o[0] < max(t[0], a) + 1 for o in things)) for m in CONTRAST.finditer(s))
-        return len(gap.split()) + 3*gap.count(',') + 30*hard + (6 if t[0] >= b and VERB.search(gap) else 0) + (20 if t[0] >= b and re.match(r' ?, (?:with|and|but|while)\b', gap) else 0) + 2*sum(min(t[1], b) <= o[0] and o[1] <= max(t[0], a) for o in things)
+        hard = any(min(t[1], b) <= m.start() < max(t[0], a)
+                   and ('side' in of or any(m.end() <= o[0] < max(t[0], a) + 1 for o in things))
+                   for m in CONTRAST.finditer(s))
+        return (len(gap.split()) + 3*gap.count(',') + 30*hard + (6 if t[0] >= b and VERB.search(gap) else 0)
+                + (20 if t[0] >= b and re.match(r' ?, (?:with|and|but|while)\b', gap) else 0)
+                + 2*sum(min(t[1], b) <= o[0] and o[1] <= max(t[0], a) for o in things))
     near = [t for t in things if fits(t) and (t[1] <= a or t[0] >= b)]
     best = min(near, key=cost, default=None)
     return best if best and cost(best) < 24 else None
 
 # %% ../nbs/06_faithfulness.ipynb #f6000015
-RIM = re.compile(r' (?:in|at|around|towards?|along) (?:the |its )?(?:\w+ )?(?:periphery|rim|edges?|centre|margins?|middle|border|core)\b')
+RIM = re.compile(r' (?:in|at|around|towards?|along) (?:the |its )?(?:\w+ )?'
+                 r'(?:periphery|rim|edges?|centre|margins?|middle|border|core)\b')
 
 def alone_in(s:str, modality:str) -> list[tuple]: # start, end, attribute, value
     "Words that are thing and value in one; not where they only adorn another noun ('a well-defined network')."
-    found = [(*m.span(), a, v) for a, values in WHOLE_WORD[modality].items() for v, pattern in values.items() for m in pattern.finditer(s)]
-    return [f for f in found if not any(o != f and o[2] == f[2] and o[0] <= f[0] and f[1] <= o[1] and o[1] - o[0] > f[1] - f[0] for o in found)]
+    found = [(*m.span(), a, v) for a, values in WHOLE_WORD[modality].items() for v, pattern in values.items()
+             for m in pattern.finditer(s)]
+    return [f for f in found if not any(o != f and o[2] == f[2] and o[0] <= f[0] and f[1] <= o[1]
+                                        and o[1] - o[0] > f[1] - f[0] for o in found)]
 
 # %% ../nbs/06_faithfulness.ipynb #f6000016
 OF_POLYP = re.compile(rf'\b(?:{POLYP}) (?:with|has|having|shows) (?:an? |its )?(?:\w+ ){{0,2}}$')
@@ -352,71 +535,100 @@ OF_POLYP = re.compile(rf'\b(?:{POLYP}) (?:with|has|having|shows) (?:an? |its )?(
 def alone_between(s:str, v:tuple, values:list) -> bool:
     "Does a value stand between commas with nothing but other values?"
     a, b = s.rfind(',', 0, v[0]) + 1, s.find(',', v[1])
-    words = re.sub(r'\w+ly\b', '', ''.join(c for k, c in enumerate(s[a:b if b >= 0 else None], a) if not any(x <= k < y for x, y, _ in values)))
+    words = re.sub(r'\w+ly\b', '', ''.join(c for k, c in enumerate(s[a:b if b >= 0 else None], a)
+                                           if not any(x <= k < y for x, y, _ in values)))
     return bool(JOIN.match(words) or re.fullmatch(r'\s*(?:(?:and|in|on|at|to|near|towards) )?(?:the )?\s*', words))
 
 def misplaced(s:str, v:tuple, attribute:str) -> bool:
-    "A word of place that says where in the lesion, or in which corner a box is; 'left' of the picture is not that of the patient."
+    """A word of place that says where in the lesion, or in which corner a box is;
+    'left' of the picture is not that of the patient."""
     a, b, of = v
     if attribute == 'light': return bool(RIM.match(s[b:]))                        # 'bright in the middle'
     if attribute not in ('position', 'lumen'): return False
-    if s[a:b] == 'centre' and re.search(r'(?:brown|black|red|pink|tan|gray|blue|white|pale|dark|light)\w* $', s[:a]): return True
-    if re.search(r'\b(?:brown|black|red|pink|tan|gray|white|blue|pale|bright|dark)(?:ish)? (?:in|at|towards?|near) (?:the |its )$', s[:a]): return True
-    if re.match(r'(?:-\w+)? (?:\w+ )?of (?:the |this )?(?:lesion|mole|polyp|growth|lumen|box|it\b)', s[b:]) or re.search(r"\b(?:its|lesion's|polyp's|off-|off|from the|from) $", s[:a]): return True
+    if s[a:b] == 'centre' and re.search(r'(?:brown|black|red|pink|tan|gray|blue|white|pale|dark|light)\w* $', s[:a]):
+        return True
+    if re.search(r'\b(?:brown|black|red|pink|tan|gray|white|blue|pale|bright|dark)(?:ish)?'
+                 r' (?:in|at|towards?|near) (?:the |its )$', s[:a]): return True
+    if (re.match(r'(?:-\w+)? (?:\w+ )?of (?:the |this )?(?:lesion|mole|polyp|growth|lumen|box|it\b)', s[b:])
+            or re.search(r"\b(?:its|lesion's|polyp's|off-|off|from the|from) $", s[:a])):
+        return True
     return bool(re.match(r'[ -]?(?:\w+ )?corner', s[b:])) and bool(re.search(r'\bbox|overlay|text|inset|panel', s))
 
 def as_patient(s:str, v:tuple, value:str) -> str:
     "The patient's side, where the text tells that of the picture."
-    of_picture = re.match(r'(?: side| half| part| edge| margin| border)? (?:of|in) (?:the )?(?:image|picture|film|frame|radiograph|photo)', s[v[1]:]) or re.search(r"(?:image|picture|viewer's|viewer)[ -]$", s[:v[0]])
+    of_picture = (re.match(r'(?: side| half| part| edge| margin| border)? (?:of|in) (?:the )?'
+                           r'(?:image|picture|film|frame|radiograph|photo)', s[v[1]:])
+                  or re.search(r"(?:image|picture|viewer's|viewer)[ -]$", s[:v[0]]))
     return {'left': 'right', 'right': 'left'}.get(value, value) if of_picture else value
 
 def equal_list(s:str, spans:list[tuple]) -> bool:
     "Are colours listed side by side ('brown and black'), not as alternatives or a range?"
     gaps = [s[x[1]:y[0]] for x, y in zip(spans, spans[1:])]
-    return all(len(g) < 25 for g in gaps) and not re.search(r'\b(?:between|from|either)\b[^,]*$', s[:spans[0][0]]) and not any(re.search(r'\bor\b|\bto\b|-|perhaps|possibly|maybe|almost|rather', g) for g in gaps) and any(re.search(r'\band\b|,|&|\bwith\b|\bplus\b', g) for g in gaps)
+    return (all(len(g) < 25 for g in gaps) and not re.search(r'\b(?:between|from|either)\b[^,]*$', s[:spans[0][0]])
+            and not any(re.search(r'\bor\b|\bto\b|-|perhaps|possibly|maybe|almost|rather', g) for g in gaps)
+            and any(re.search(r'\band\b|,|&|\bwith\b|\bplus\b', g) for g in gaps))
 
 # %% ../nbs/06_faithfulness.ipynb #f6000017
-def said_alone(s:str, modality:str, things:list, alone:list) -> tuple[list, set]: # claims, and what is denied, both as (attribute, value)
-    "Words that are thing and value in one. Where such a word adorns another noun ('a well-defined network') it is no claim."
+def said_alone(
+    s:str, modality:str, things:list, alone:list,
+) -> tuple[list, set]: # claims, and what is denied, both as (attribute, value)
+    """Words that are thing and value in one.
+    Where such a word adorns another noun ('a well-defined network') it is no claim."""
     claims, kinds = [], set()
     for a, b, attribute, value in alone:
         after = next((t for t in things if t[0] >= b), None)
-        adorns = after and re.fullmatch(r' (?:\w+ly )?', s[b:after[0]]) and not after[2] & {attribute, 'shape', 'colour', 'side'}
+        adorns = (after and re.fullmatch(r' (?:\w+ly )?', s[b:after[0]])
+                  and not after[2] & {attribute, 'shape', 'colour', 'side'})
         if attribute in ('border', 'lungs') and adorns: continue
         if denied(s, a, b) and not s[a:b].startswith(('no ', 'without ', 'lack')):
             kinds.add((attribute, value))
             if attribute in BINARY: claims.append((attribute, BINARY[attribute][value]))
             continue
         claims.append((attribute, value))
-        side = attribute == 'opacity' and (re.search('left|right', s[a:b]) or re.match(r' on both sides| bilaterally', s[b:]))
+        side = attribute == 'opacity' and (re.search('left|right', s[a:b])
+                                           or re.match(r' on both sides| bilaterally', s[b:]))
         if side: claims.append(('side', side[0] if side[0] in ('left', 'right') else 'both'))
     return claims, kinds
 
 def attributes_of(s:str, v:tuple, t:tuple|None, things:list, values:list, subject) -> set:
-    "Which attributes a value is of, when its thing is t. Without a thing it may stand between commas for the `subject` of the text."
+    """Which attributes a value is of, when its thing is t.
+    Without a thing it may stand between commas for the `subject` of the text."""
     if not t: return set(v[2]) & set(subject) if alone_between(s, v, values) or 'size' in v[2] else set()
     found = set(v[2]) & t[2]
-    if t[1] <= v[0]: found |= {a for o in things if re.fullmatch(r' and (?:the )?', s[o[1]:t[0]]) for a in set(v[2]) & o[2]} # 'heart and lungs are normal'
-    if re.match('border|edge|margin', s[t[0]:]) and (len(found) > 1 or v[2].get('shape') != 'irregular'): found -= {'shape'}   # 'a round border' is no shape of a lesion
-    if found == {'colour'} and 'second colour' in v[2] and RIM.match(s[v[1]:]): found = {'second colour'}                       # 'black at the rim'
-    if 'lesion' in set().union(*(o[2] for o in things)) and OF_POLYP.search(s[:v[0]]): found -= {'texture'}                    # the polyp's surface is not the mucosa's
+    # 'heart and lungs are normal'
+    if t[1] <= v[0]:
+        found |= {a for o in things if re.fullmatch(r' and (?:the )?', s[o[1]:t[0]]) for a in set(v[2]) & o[2]}
+    # 'a round border' is no shape of a lesion
+    if re.match('border|edge|margin', s[t[0]:]) and (len(found) > 1 or v[2].get('shape') != 'irregular'):
+        found -= {'shape'}
+    # 'black at the rim'
+    if found == {'colour'} and 'second colour' in v[2] and RIM.match(s[v[1]:]): found = {'second colour'}
+    # the polyp's surface is not the mucosa's
+    if 'lesion' in set().union(*(o[2] for o in things)) and OF_POLYP.search(s[:v[0]]): found -= {'texture'}
     return {a for a in found if not misplaced(s, v, a)}
 
 def share_out(s:str, claims:list, colours:list, values:list):
     "'Brown, black and blue-gray' is a main colour and further ones: put claims right."
-    for v in values:                                                              # blue-gray is no main colour, but stands in the list
-        if 'second colour' in v[2] and 'colour' not in v[2] and v[0] >= colours[-1][1] and JOIN.match(s[colours[-1][1]:v[0]]): colours = colours + [v]
+    # blue-gray is no main colour, but stands in the list
+    for v in values:
+        if ('second colour' in v[2] and 'colour' not in v[2] and v[0] >= colours[-1][1]
+                and JOIN.match(s[colours[-1][1]:v[0]])):
+            colours = colours + [v]
     if len(colours) < 2 or not equal_list(s, colours): return
     main = colours[0][2]['colour']
     for v in colours[1:]:
         if ('colour', v[2].get('colour')) in claims: claims.remove(('colour', v[2]['colour']))
-        if 'second colour' in v[2] and v[2].get('colour') != main: claims.append(('second colour', v[2]['second colour']))
+        if 'second colour' in v[2] and v[2].get('colour') != main:
+            claims.append(('second colour', v[2]['second colour']))
 
-def said_of_things(s:str, modality:str, known:bool, things:list, values:list, alone:list) -> tuple[list, set, dict]: # claims, attributes denied, attributes whose value each thing has
+def said_of_things(
+    s:str, modality:str, known:bool, things:list, values:list, alone:list,
+) -> tuple[list, set, dict]: # claims, attributes denied, attributes whose value each thing has
     "Values that belong to a thing."
     claims, gone, placed, refused, colours, together = [], set(), {}, {}, [], TOGETHER[modality]
     for v in values:
-        if any(a <= v[0] and v[1] <= b and (attribute in v[2] or attribute == 'texture') for a, b, attribute, _ in alone): continue # already read
+        if any(a <= v[0] and v[1] <= b and (attribute in v[2] or attribute == 'texture')
+               for a, b, attribute, _ in alone): continue # already read
         t = owner(s, v, things, values)
         for attribute in attributes_of(s, v, t, things, values, SUBJECT[modality] if known else ()):
             if t and attribute in together and denied(s, *t[:2]): continue       # of a lesion that is not there
@@ -426,23 +638,29 @@ def said_of_things(s:str, modality:str, known:bool, things:list, values:list, al
                 claims.append((attribute, value)); colours += [v] if attribute == 'colour' else []
                 continue
             refused.setdefault(attribute, set()).add(value)
-            none_left = 'none' in ATTRIBUTES[modality][attribute] and attribute not in together[1:] and t and v[1] <= t[0] and len(refused[attribute]) > 1
-            if (attribute, value) == ('hair', 'few') or none_left: gone.add(attribute) # 'not a single hair'; 'no R or L marker'
+            none_left = ('none' in ATTRIBUTES[modality][attribute] and attribute not in together[1:]
+                         and t and v[1] <= t[0] and len(refused[attribute]) > 1)
+            # 'not a single hair'; 'no R or L marker'
+            if (attribute, value) == ('hair', 'few') or none_left: gone.add(attribute)
             if attribute in BINARY: claims.append((attribute, BINARY[attribute][value]))
     if modality == 'dermoscopy' and colours: share_out(s, claims, colours, values)
     return claims, gone, placed
 
 def denied_things(s:str, modality:str, things:list, alone:list, placed:dict) -> set: # attributes
-    "Things that a statement says are not there. 'No green box' denies only such a one, and 'no opacity on the left' only there."
+    """Things that a statement says are not there.
+    'No green box' denies only such a one, and 'no opacity on the left' only there."""
     gone, near = set(), r'\b(?:near|over|around|of|in|on|at|behind|beside|from|to) (?:the |a |this )?$'
     for a, b, attributes in things:
         if re.search(near, s[:a]) and not NEGATORS.search(s[:a][-20:]): continue  # 'hairs over the lesion are not seen'
         of = placed.get((a, b), ())
         for attribute in attributes:
-            if 'none' not in ATTRIBUTES[modality][attribute] and attribute != 'vessels' or attribute in TOGETHER[modality][1:]: continue
+            if ('none' not in ATTRIBUTES[modality][attribute] and attribute != 'vessels'
+                    or attribute in TOGETHER[modality][1:]):
+                continue
             if attribute == 'second colour' and not re.search('colour|hue|tone', s[a:b]): continue
             kind = any(x <= a and b <= y and alike == attribute for x, y, alike, _ in alone)
-            only = attribute in of and attribute != 'vessels' or attribute == 'opacity' and 'side' in of and not re.search('both|bilat|either', s)
+            only = (attribute in of and attribute != 'vessels'
+                    or attribute == 'opacity' and 'side' in of and not re.search('both|bilat|either', s))
             if not kind and not only and denied(s, a, b): gone.add(attribute)
     return gone
 
@@ -453,7 +671,8 @@ def read_statement(
     "What one statement claims and denies. Kept, since sentences repeat themselves."
     things, values, alone = things_in(s, modality), values_in(s, modality), alone_in(s, modality)
     of_image = lambda v: 'position' in v[2] and not re.match(r' of (?:the |its )?(?:lesion|polyp)', s[v[1]:])
-    things = [t for t in things if not any(of_image(v) and v[0] < t[0] and t[1] <= v[1] for v in values)] # the 'part' of 'the lower part'
+    # the 'part' of 'the lower part'
+    things = [t for t in things if not any(of_image(v) and v[0] < t[0] and t[1] <= v[1] for v in values)]
     alone_claims, kinds = said_alone(s, modality, things, alone)
     claims, gone, placed = said_of_things(s, modality, known, things, values, alone)
     return alone_claims + claims, gone | denied_things(s, modality, things, alone, placed), kinds
@@ -464,29 +683,36 @@ def named_again(text:str, modality:str) -> str:
     parts = re.split(r'(?<=;) (?=(?:it|they) (?:is|are|appears?|looks?)\b)', text)
     for i in range(1, len(parts)):
         before = re.split(r'[.!?;] ', parts[i - 1])[-1].strip()
-        if things := things_in(before, modality): parts[i] = re.sub('^(?:it|they)', before[things[0][0]:things[0][1]], parts[i])
+        if things := things_in(before, modality):
+            parts[i] = re.sub('^(?:it|they)', before[things[0][0]:things[0][1]], parts[i])
     return ' '.join(parts)
 
 def read_claims(
     text:str,                        # free text
     modality:str='dermoscopy',
 ) -> dict[str, list[str]]:           # attribute -> values claimed, sorted; nothing for what is not spoken of
-    "What a text claims. 'none' is the claim that a thing is not there. Several values where the text leaves it open. `ValueError` for an unknown modality."
-    if modality not in ATTRIBUTES: raise ValueError(f'modality {modality!r} is not known: choose one of {", ".join(ATTRIBUTES)}')
+    """What a text claims. 'none' is the claim that a thing is not there.
+    Several values where the text leaves it open. `ValueError` for an unknown modality."""
+    if modality not in ATTRIBUTES:
+        raise ValueError(f'modality {modality!r} is not known: choose one of {", ".join(ATTRIBUTES)}')
     text, together, found, gone, kinds = normalise(text), TOGETHER[modality], {}, set(), set()
-    if modality == 'dermoscopy' and not re.search(r'\b(?:lesions?|mole|nevus|macule|plaque|papule|growth|neoplasm)\b', text): text = re.sub(r'\b(?:spot|patch|area)\b(?! of)', 'lesion', text)
+    if (modality == 'dermoscopy'
+            and not re.search(r'\b(?:lesions?|mole|nevus|macule|plaque|papule|growth|neoplasm)\b', text)):
+        text = re.sub(r'\b(?:spot|patch|area)\b(?! of)', 'lesion', text)
     named = modality == 'dermoscopy' or bool(THING[modality][together[0]].search(text))
     for s in statements(named_again(text, modality)):
         claims, absent, others = read_statement(s, modality, named)
         for attribute, value in claims: found.setdefault(attribute, set()).add(value)
         gone |= absent; kinds |= others
     for attribute in ('opacity', 'device'):
-        if len({v for a, v in kinds if a == attribute}) > 1: gone.add(attribute)                      # neither a catheter nor wires
+        # neither a catheter nor wires
+        if len({v for a, v in kinds if a == attribute}) > 1: gone.add(attribute)
     for attribute in gone - set(found): found[attribute] = {'lost' if attribute == 'vessels' else 'none'}
     for attribute, values in found.items():
         if len(values) > 1: values.discard('none')
         if attribute == 'side' and ({'left', 'right'} <= values or 'both' in values): found[attribute] = {'both'}
-    if together and found.get(together[0]) == {'none'}: found = {a: v for a, v in found.items() if a not in together[1:]}
+    if together and found.get(together[0]) == {'none'}:
+        found = {a: v for a, v in found.items() if a not in together[1:]}
     return {a: sorted(found[a]) for a in ATTRIBUTES[modality] if a in found}
 
 # %% ../nbs/06_faithfulness.ipynb #f6000021
@@ -505,42 +731,59 @@ def faithfulness_report(
 ) -> pd.DataFrame:            # one line an attribute and measure: attribute, measure, count, n, rate, low, high
     """How far words can be trusted, attribute by attribute, with 95 % intervals; the attribute 'all' is the sum.
 
-    coverage, contradicted, extra and omitted are shares of the images in which the thing is there, hallucinated of those in which it is not, correct of the claims."""
-    if len(claims) != len(truth): raise ValueError(f'{len(claims)} texts but {len(truth)} truths: give one for each text')
+    coverage, contradicted, extra and omitted are shares of the images in which the thing is there,
+    hallucinated of those in which it is not, correct of the claims."""
+    if len(claims) != len(truth):
+        raise ValueError(f'{len(claims)} texts but {len(truth)} truths: give one for each text')
     counts = {a: Counter() for a in ATTRIBUTES[modality]}
     for said, so in zip(claims, truth):
-        for a, outcome in judge(said, so, modality).items(): counts[a][outcome] += 1; counts[a]['there'] += so[a] != 'none'; counts[a]['not there'] += so[a] == 'none'; counts[a]['said'] += outcome not in ('omitted', 'absent')
+        for a, outcome in judge(said, so, modality).items():
+            counts[a][outcome] += 1
+            counts[a]['there'] += so[a] != 'none'
+            counts[a]['not there'] += so[a] == 'none'
+            counts[a]['said'] += outcome not in ('omitted', 'absent')
     counts = {a: c for a, c in counts.items() if c} | {'all': sum(counts.values(), Counter())}
-    parts = dict(coverage=('covered', 'there'), correct=('correct', 'said'), hallucinated=('hallucinated', 'not there'), contradicted=('contradicted', 'there'), extra=('extra', 'there'), omitted=('omitted', 'there'))
+    parts = dict(coverage=('covered', 'there'), correct=('correct', 'said'),
+                 hallucinated=('hallucinated', 'not there'), contradicted=('contradicted', 'there'),
+                 extra=('extra', 'there'), omitted=('omitted', 'there'))
     rows = []
     for a, c in counts.items():
         c['covered'] = c['there'] - c['omitted']
         for name, (k, n) in parts.items():
             low, high = wilson(c[k], c[n])
-            rows.append(dict(attribute=a, measure=name, count=c[k], n=c[n], rate=c[k]/c[n] if c[n] else np.nan, low=low, high=high))
+            rows.append(dict(attribute=a, measure=name, count=c[k], n=c[n],
+                             rate=c[k]/c[n] if c[n] else np.nan, low=low, high=high))
     return pd.DataFrame(rows)
 
 # %% ../nbs/06_faithfulness.ipynb #f6000043
 def score_claims(
     path,                     # a file of labelled sentences: text and claims in each line
     modality:str|None=None,   # None: the file's name
-) -> pd.DataFrame:            # attribute, claimed, labelled, right, precision, low, high, recall; the last line is all, with sentences and exact
-    "The reader's own accuracy on labelled sentences: of the claims that it reads, how many are right, and of those that stand there, how many it reads. A sentence is exact when all its claims are."
+) -> pd.DataFrame: # attribute, claimed, labelled, right, precision, low, high, recall; the last line is all, with sentences and exact
+    """The reader's own accuracy on labelled sentences: of the claims that it reads, how many are right,
+    and of those that stand there, how many it reads. A sentence is exact when all its claims are."""
     modality, counts, exact = modality or Path(path).stem, Counter(), 0
-    rows = [(i, json.loads(l)) for i, l in enumerate(Path(path).read_text(encoding='utf-8').splitlines(), 1) if l.strip()]
+    rows = [(i, json.loads(l))
+            for i, l in enumerate(Path(path).read_text(encoding='utf-8').splitlines(), 1) if l.strip()]
     rows = [(i, r) for i, r in rows if r.get('modality', modality) == modality]
     if not rows: raise ValueError(f'{path} holds no sentence about {modality}: each line needs text and claims')
     for i, row in rows:
         for a, values in row['claims'].items():
-            if not set(values) <= set(ATTRIBUTES[modality].get(a, ())): raise ValueError(f'{path}, line {i}: {a} is {values}, which is not in the vocabulary of {modality}')
-        read, labelled = ({(a, v) for a, values in c.items() for v in values} for c in (read_claims(row['text'], modality), row['claims']))
+            if not set(values) <= set(ATTRIBUTES[modality].get(a, ())):
+                raise ValueError(f'{path}, line {i}: {a} is {values}, which is not in the vocabulary of {modality}')
+        read, labelled = ({(a, v) for a, values in c.items() for v in values}
+                          for c in (read_claims(row['text'], modality), row['claims']))
         exact += read == labelled
-        for name, pairs in (('claimed', read), ('labelled', labelled), ('right', read & labelled)): counts.update((a, name) for a, _ in pairs)
+        for name, pairs in (('claimed', read), ('labelled', labelled), ('right', read & labelled)):
+            counts.update((a, name) for a, _ in pairs)
     found = []
     for a in [*ATTRIBUTES[modality], 'all']:
-        claimed, labelled, right = (sum(v for (b, k), v in counts.items() if k == name and a in (b, 'all')) for name in ('claimed', 'labelled', 'right'))
+        claimed, labelled, right = (sum(v for (b, k), v in counts.items() if k == name and a in (b, 'all'))
+                                    for name in ('claimed', 'labelled', 'right'))
         low, high = wilson(right, claimed)
-        found.append(dict(attribute=a, claimed=claimed, labelled=labelled, right=right, precision=right/claimed if claimed else np.nan, low=low, high=high, recall=right/labelled if labelled else np.nan))
+        found.append(dict(attribute=a, claimed=claimed, labelled=labelled, right=right,
+                          precision=right/claimed if claimed else np.nan, low=low, high=high,
+                          recall=right/labelled if labelled else np.nan))
     found[-1] |= dict(sentences=len(rows), exact=exact/len(rows))
     return pd.DataFrame(found)
 
@@ -558,7 +801,7 @@ def judge(
     claims:dict[str, list[str]],  # as `read_claims` gives them
     truth:dict[str, str],         # what is so, or what is measured; attributes without evidence are left out
     modality:str,
-) -> dict[str, str]:              # attribute -> correct, extra (the right value and others beside it), hallucinated, contradicted, omitted or absent (not there, and not spoken of)
+) -> dict[str, str]: # attribute -> correct, extra (right and others), hallucinated, contradicted, omitted or absent (not there, not said)
     "Set each claim against the evidence. Who denies a lesion has omitted its colour."
     def outcome(a):
         said = claims.get(a)
@@ -572,12 +815,15 @@ def consistency(
     answers:list[list[str]],  # of each image several texts
     modality:str,
 ) -> pd.DataFrame:            # attribute, images, rate, low, high
-    "How often two answers about one image claim the same (or both nothing), attribute by attribute. The interval counts images, not pairs, which are no independent draws."
+    """How often two answers about one image claim the same (or both nothing), attribute by attribute.
+    The interval counts images, not pairs, which are no independent draws."""
     rows, read = [], [[read_claims(t, modality) for t in texts] for texts in answers]
     for a in ATTRIBUTES[modality]:
-        shares = [np.mean([x.get(a) == y.get(a) for x, y in itertools.combinations(texts, 2)]) for texts in read if len(texts) > 1]
+        shares = [np.mean([x.get(a) == y.get(a) for x, y in itertools.combinations(texts, 2)])
+                  for texts in read if len(texts) > 1]
         if not shares: raise ValueError('every image has one answer only: ask at least twice')
-        rows.append(dict(attribute=a, images=len(shares), rate=np.mean(shares), **dict(zip(('low', 'high'), wilson(round(sum(shares)), len(shares))))))
+        rows.append(dict(attribute=a, images=len(shares), rate=np.mean(shares),
+                         **dict(zip(('low', 'high'), wilson(round(sum(shares)), len(shares))))))
     return pd.DataFrame(rows)
 
 # %% ../nbs/06_faithfulness.ipynb #f6000040
@@ -588,7 +834,8 @@ def ask(
     steps=(1, 2, 3),           # (1,): the first impression; (1, 3): without thinking twice; (1, 2, 3): all of VAPS
     t2:str|None=None,          # the answer to Question 2, which is the same for all images; None: asked
 ) -> str:                      # one line
-    "What a model says after some of the three steps of chapter 05: t1 after (1,), else t_mix; '' for an answer with a flaw."
+    """What a model says after some of the three steps of chapter 05: t1 after (1,), else t_mix;
+    '' for an answer with a flaw."""
     return VisualAttributePrompter(mllm, modality, steps, t2=t2, tries=1).describe(image)['t_mix']
 
 # %% ../nbs/06_faithfulness.ipynb #f6000023
@@ -598,28 +845,37 @@ def say(
 ) -> str:                # one sentence; with all that is there it is that of `describe_attributes`
     "The sentence of chapter 02 with gaps, and with denials. '' when nothing is to be said."
     if several := {a: v for a, v in says.items() if not isinstance(v, str)}:
-        return ' '.join(say(modality, s) for s in (says | {a: v[0] for a, v in several.items()}, {a: v[1] if len(v) == 2 else v[1:] for a, v in several.items()}))
+        return ' '.join(say(modality, s) for s in (says | {a: v[0] for a, v in several.items()},
+                                                   {a: v[1] if len(v) == 2 else v[1:] for a, v in several.items()}))
     g = says.get
-    unless = lambda a, words, denial='': [] if a not in says else [denial] if g(a) == 'none' and denial else [] if g(a) == 'none' else [words]
+    unless = lambda a, words, denial='': ([] if a not in says else [denial] if g(a) == 'none' and denial
+                                          else [] if g(a) == 'none' else [words])
     lesion = [*unless('size', f"{g('size')} of the image")]
     if modality == 'dermoscopy':
         areas = unless('second colour', f" with {g('second colour')} areas", ' with no other colour')
         head = ' '.join(g(a) for a in ('shape', 'colour') if a in says)
         subject = f"{head} lesion".strip() + ''.join(areas)
-        lesion += [*unless('border', f"{g('border')} border"), *unless('texture', f"{g('texture')} texture"), *unless('position', g('position'))]
-        around = [*unless('skin', f"{g('skin')} skin"), *unless('light', f"{g('light')} light"), *unless('hair', f"{g('hair')} hairs", 'no hairs'), *unless('corners', 'dark corners', 'no dark corners')]
+        lesion += [*unless('border', f"{g('border')} border"), *unless('texture', f"{g('texture')} texture"),
+                   *unless('position', g('position'))]
+        around = [*unless('skin', f"{g('skin')} skin"), *unless('light', f"{g('light')} light"),
+                  *unless('hair', f"{g('hair')} hairs", 'no hairs'),
+                  *unless('corners', 'dark corners', 'no dark corners')]
         named = head or areas
     elif modality == 'chest_xray':
         side = '' if g('side', 'none') == 'none' else ' on both sides' if g('side') == 'both' else f" {g('side')}"
         subject = 'no opacity' if g('opacity') == 'none' else f"{g('opacity', '')} opacity{side}".strip()
-        around = [*unless('lungs', f"{g('lungs')} lungs"), *unless('heart', f"{g('heart')} heart"), *unless('build', f"{g('build')} build"), *unless('exposure', f"{g('exposure')} exposure"),
+        around = [*unless('lungs', f"{g('lungs')} lungs"), *unless('heart', f"{g('heart')} heart"),
+                  *unless('build', f"{g('build')} build"), *unless('exposure', f"{g('exposure')} exposure"),
                   *unless('device', g('device'), 'no device'), *unless('marker', f"{g('marker')} marker", 'no marker')]
         named = 'opacity' in says or side
     else:
-        subject = 'no lesion' if g('lesion') == 'none' else ' '.join(g(a) for a in ('lesion', 'colour') if g(a, 'none') != 'none') + ' lesion'
+        subject = ('no lesion' if g('lesion') == 'none'
+                   else ' '.join(g(a) for a in ('lesion', 'colour') if g(a, 'none') != 'none') + ' lesion')
         lesion += unless('position', g('position'))
-        around = [*unless('mucosa', f"{g('mucosa')} mucosa"), *unless('texture', f"{g('texture')} texture"), *unless('vessels', f"{g('vessels')} vessels"), *unless('lumen', f"lumen {g('lumen')}", 'no lumen'),
-                  *unless('light', f"{g('light')} light"), *unless('corner box', f"{g('corner box')} corner box", 'no corner box')]
+        around = [*unless('mucosa', f"{g('mucosa')} mucosa"), *unless('texture', f"{g('texture')} texture"),
+                  *unless('vessels', f"{g('vessels')} vessels"), *unless('lumen', f"lumen {g('lumen')}", 'no lumen'),
+                  *unless('light', f"{g('light')} light"),
+                  *unless('corner box', f"{g('corner box')} corner box", 'no corner box')]
         named = 'lesion' in says or 'colour' in says and g('colour') != 'none'
     front = ', '.join([subject.strip()] + lesion) if named or lesion else ''
     sentence = '; '.join(filter(None, [front, ', '.join(around)]))
@@ -637,9 +893,12 @@ KINDS = ('hallucinated', 'contradicted', 'omitted', 'extra')
 def can_plant(
     modality:str, kind:str, # of `KINDS`
 ) -> list[str]:             # attributes
-    "Where an error of a kind is possible: only what can be absent can be hallucinated, and the parts of a lesion only with it; left and right beside each other are both sides, which is another value."
-    if kind == 'extra': return [a for a, values in ATTRIBUTES[modality].items() if len(set(values) - {'none'}) > 1 and a != 'side']
-    absentable = [a for a, values in ATTRIBUTES[modality].items() if 'none' in values and a not in TOGETHER[modality][1:]]
+    """Where an error of a kind is possible: only what can be absent can be hallucinated,
+    and the parts of a lesion only with it; left and right beside each other are both sides, which is another value."""
+    if kind == 'extra':
+        return [a for a, values in ATTRIBUTES[modality].items() if len(set(values) - {'none'}) > 1 and a != 'side']
+    absentable = [a for a, values in ATTRIBUTES[modality].items()
+                  if 'none' in values and a not in TOGETHER[modality][1:]]
     return absentable if kind == 'hallucinated' else list(ATTRIBUTES[modality])
 
 def plant_errors(
@@ -649,21 +908,27 @@ def plant_errors(
     rate:float,             # of the images in which the error is possible, for each attribute
     rng:np.random.Generator,
     denials:bool=True,      # a thing that can be absent may be denied
-) -> tuple[list[dict], dict]: # what is to be said of each image (with extra: the right value and a wrong one); attribute -> (planted, possible)
+) -> tuple[list[dict], dict]: # what to say of each image (with extra: the right value and a wrong one); attribute -> (planted, possible)
     "Descriptions with an exact number of known errors in each attribute."
     if kind not in KINDS: raise ValueError(f'kind is {kind!r}: choose {", ".join(KINDS)}')
     if not 0 <= rate <= 1: raise ValueError(f'rate is {rate}: give a share between 0 and 1')
-    vocabulary, together, says, planted = ATTRIBUTES[modality], TOGETHER[modality], [spoken(modality, t) for t in truth], {}
+    vocabulary, together, says, planted = (ATTRIBUTES[modality], TOGETHER[modality],
+                                           [spoken(modality, t) for t in truth], {})
     for a in can_plant(modality, kind):
-        if kind == 'contradicted' and not denials and len(set(vocabulary[a]) - {'none'}) < 2: continue # nothing else to say
+        # nothing else to say
+        if kind == 'contradicted' and not denials and len(set(vocabulary[a]) - {'none'}) < 2: continue
         possible = [i for i, t in enumerate(truth) if (t[a] == 'none') == (kind == 'hallucinated')]
         chosen = rng.choice(possible, round(rate*len(possible)), replace=False) if possible else []
         for i in chosen:
             true = truth[i][a]
             if kind == 'omitted': del says[i][a]; continue
-            if kind == 'extra': says[i][a] = true, str(rng.choice([v for v in vocabulary[a] if v != 'none' and not says_only((true, v), true, a)])); continue
+            if kind == 'extra':
+                says[i][a] = true, str(rng.choice([v for v in vocabulary[a]
+                                                   if v != 'none' and not says_only((true, v), true, a)]))
+                continue
             for b in (together if kind == 'hallucinated' and a in together else [a]):
-                others = [v for v in vocabulary[b] if v != truth[i][b] and (v != 'none' or denials and kind == 'contradicted' and b not in together)]
+                others = [v for v in vocabulary[b] if v != truth[i][b]
+                          and (v != 'none' or denials and kind == 'contradicted' and b not in together)]
                 says[i][b] = str(rng.choice(others))
         planted[a] = len(chosen), len(possible)
     return says, planted
@@ -671,13 +936,15 @@ def plant_errors(
 # %% ../nbs/06_faithfulness.ipynb #f6000038
 # Other ways to say an attribute, so that the reader is really used: phrases with a gap, other words for values, and denials.
 PHRASES = {
-    'dermoscopy': {'size': ['the lesion fills {} of the image', 'it takes up about {} of the frame', 'roughly {} of the picture is covered by the lesion'],
+    'dermoscopy': {'size': ['the lesion fills {} of the image', 'it takes up about {} of the frame',
+                            'roughly {} of the picture is covered by the lesion'],
                    'shape': ['the lesion is {}', 'it has {an} {} shape', 'its form is {}'],
                    'colour': ['the lesion is {}', 'its main colour is {}', 'the colour of the lesion is {}'],
                    'second colour': ['there are {} areas', 'some foci are {}', 'it shows {} patches'],
                    'border': ['its border is {}', 'the lesion has {an} {} edge', 'the margins look {}'],
                    'texture': ['its texture is {}', 'the pattern is {}', 'it has {an} {} texture'],
-                   'position': ['it lies {at} {} of the image', 'the lesion is located {at} {}', 'its position is {at} {}'],
+                   'position': ['it lies {at} {} of the image', 'the lesion is located {at} {}',
+                                'its position is {at} {}'],
                    'skin': ['the surrounding skin is {}', 'it sits on {} skin', 'the background is {}'],
                    'light': ['the light is {}', 'the image has {} lighting', 'the illumination appears {}'],
                    'hair': ['{} hairs are seen', 'there are {} hairs', '{} hairs cross the picture'],
@@ -688,7 +955,8 @@ PHRASES = {
                    'lungs': ['the lungs are {}', 'the lung fields look {}', 'there are {} lungs'],
                    'opacity': ['there is {an} {} opacity', '{an} {} opacity is seen', 'the opacity is {}'],
                    'side': ['the opacity lies {on} {}', 'the opacity is located {on} {}', 'an opacity is seen {on} {}'],
-                   'size': ['the opacity covers {} of the image', 'the opacity takes up about {} of the film', 'the size of the opacity is {} of the picture'],
+                   'size': ['the opacity covers {} of the image', 'the opacity takes up about {} of the film',
+                            'the size of the opacity is {} of the picture'],
                    'device': ['{some} {} is present', 'one sees {some} {}', '{some} {} projects over the chest'],
                    'marker': ['there is a {} marker', 'the marker is on the {}', 'a marker on the {} is visible']},
     'colonoscopy': {'mucosa': ['the mucosa is {}', 'the bowel wall looks {}', 'there is {} mucosa'],
@@ -696,26 +964,36 @@ PHRASES = {
                     'vessels': ['the vessels are {}', 'the vascular pattern is {}', 'there are {} vessels'],
                     'lesion': ['there is {an} {} lesion', 'the polyp is {}', '{an} {} polyp is seen'],
                     'colour': ['the lesion is {}', 'the polyp has {an} {} colour', 'the colour of the lesion is {}'],
-                    'size': ['the lesion fills {} of the image', 'the polyp takes up about {} of the frame', 'the lesion covers {} of the view'],
-                    'position': ['the lesion lies {at} {} of the image', 'the polyp is located {at} {}', 'the position of the lesion is {at} {}'],
+                    'size': ['the lesion fills {} of the image', 'the polyp takes up about {} of the frame',
+                             'the lesion covers {} of the view'],
+                    'position': ['the lesion lies {at} {} of the image', 'the polyp is located {at} {}',
+                                 'the position of the lesion is {at} {}'],
                     'lumen': ['the lumen is {at} {}', 'the lumen lies {at} {}', 'one sees the lumen {at} {}'],
                     'light': ['the light is {}', 'the image has {} lighting', 'the illumination appears {}'],
                     'corner box': ['there is a {} corner box', 'the corner box is {}', 'a {} box covers a corner']},
 }
-DENIALS = {'second colour': 'there is no other colour', 'hair': 'no hairs are seen', 'corners': 'the corners are not dark', 'opacity': 'there is no opacity',
+DENIALS = {'second colour': 'there is no other colour', 'hair': 'no hairs are seen',
+           'corners': 'the corners are not dark', 'opacity': 'there is no opacity',
            'device': 'no device is visible', 'marker': 'a marker is not visible', 'lesion': 'there is no lesion',
            'lumen': 'the lumen is not visible', 'corner box': 'no corner box is present'}
 SYNONYMS = {
-    'dermoscopy': {'shape': {'round': 'circular', 'oval': 'ovoid', 'irregular': 'asymmetric'}, 'colour': {'tan': 'light brown', 'red': 'reddish'},
-                   'border': {'sharp': 'well-defined', 'soft': 'blurred'}, 'texture': {'smooth': 'homogeneous', 'network': 'reticular', 'dotted': 'stippled',
-                   'streaked': 'striated'},
-                   'size': {'a fifth': '20 %', 'a third': 'a quarter to a half', 'a half': '50 percent', 'a tenth': '1/10'}, 'skin': {'pale': 'fair'},
-                   'light': {'dark': 'dim'}, 'hair': {'few': 'sparse', 'many': 'numerous'}},
-    'chest_xray': {'build': {'slim': 'slender', 'broad': 'stocky'}, 'heart': {'large': 'enlarged'}, 'lungs': {'streaked': 'streaky'}, 'size': {'a fifth': '20 %',
-                   'a tenth': '8 to 12 %', 'a twentieth': '5 percent'}, 'opacity': {'round': 'nodular'}},
-    'colonoscopy': {'mucosa': {'red': 'erythematous'}, 'lesion': {'round': 'sessile', 'stalked': 'pedunculated'}, 'texture': {'granular': 'finely granular'},
-                    'size': {'a fifth': '20 %', 'a third': 'a quarter to a half', 'a tenth': '1/10'}, 'light': {'dark': 'dim'},
-                    'vessels': {'clear': 'clearly visible', 'lost': 'invisible'}, 'colour': {'pale': 'whitish'}},
+    'dermoscopy': {'shape': {'round': 'circular', 'oval': 'ovoid', 'irregular': 'asymmetric'},
+                   'colour': {'tan': 'light brown', 'red': 'reddish'},
+                   'border': {'sharp': 'well-defined', 'soft': 'blurred'},
+                   'texture': {'smooth': 'homogeneous', 'network': 'reticular', 'dotted': 'stippled',
+                               'streaked': 'striated'},
+                   'size': {'a fifth': '20 %', 'a third': 'a quarter to a half', 'a half': '50 percent',
+                            'a tenth': '1/10'},
+                   'skin': {'pale': 'fair'}, 'light': {'dark': 'dim'}, 'hair': {'few': 'sparse', 'many': 'numerous'}},
+    'chest_xray': {'build': {'slim': 'slender', 'broad': 'stocky'}, 'heart': {'large': 'enlarged'},
+                   'lungs': {'streaked': 'streaky'},
+                   'size': {'a fifth': '20 %', 'a tenth': '8 to 12 %', 'a twentieth': '5 percent'},
+                   'opacity': {'round': 'nodular'}},
+    'colonoscopy': {'mucosa': {'red': 'erythematous'}, 'lesion': {'round': 'sessile', 'stalked': 'pedunculated'},
+                    'texture': {'granular': 'finely granular'},
+                    'size': {'a fifth': '20 %', 'a third': 'a quarter to a half', 'a tenth': '1/10'},
+                    'light': {'dark': 'dim'}, 'vessels': {'clear': 'clearly visible', 'lost': 'invisible'},
+                    'colour': {'pale': 'whitish'}},
 }
 
 def put(phrase:str, attribute:str, value:str) -> str:
@@ -725,26 +1003,30 @@ def put(phrase:str, attribute:str, value:str) -> str:
     some = '' if value == 'wires' else 'a'
     if value == 'wires': phrase = phrase.replace('{} is present', '{} are present').replace('{} projects', '{} project')
     if value in ('network',): phrase = phrase.replace('{an} {}', 'a {}')
-    return ' '.join(phrase.replace('{an}', 'an' if value[0] in 'aeiou' else 'a').replace('{at}', at).replace('{on}', at).replace('{some}', some).replace('{}', value).split())
+    return ' '.join(phrase.replace('{an}', 'an' if value[0] in 'aeiou' else 'a').replace('{at}', at).replace('{on}', at)
+                    .replace('{some}', some).replace('{}', value).split())
 
 def reword(
     modality:str,
     says:dict[str, str|tuple], # attribute -> value or values, as for `say`
     rng:np.random.Generator,
 ) -> str:                     # several sentences
-    "The same claims in other words and in another order: for each attribute one of three phrases, often a synonym; several values in a sentence each, or with 'or'."
+    """The same claims in other words and in another order: for each attribute one of three phrases, often a synonym;
+    several values in a sentence each, or with 'or'."""
     parts = []
     for a in rng.permutation(list(says)):
         values, phrases = [says[a]] if isinstance(says[a], str) else says[a], PHRASES[modality][a]
         if values == ['none']:
             if a in DENIALS: parts.append(DENIALS[a])
             continue
-        if len(values) > 1 and a != 'size' and rng.random() < .5: values = [' or '.join(values)] # 'round or oval'; of two sizes the middle would be meant
+        # 'round or oval'; of two sizes the middle would be meant
+        if len(values) > 1 and a != 'size' and rng.random() < .5: values = [' or '.join(values)]
         for value in values:
             if rng.random() < .5: value = SYNONYMS[modality].get(a, {}).get(value, value)
             parts.append(put(phrases[rng.integers(len(phrases))], a, value))
     sentences = [p[0].upper() + p[1:] for p in parts]
-    return ''.join(s + j for s, j in zip(sentences, [*rng.choice(['. ', '; '], len(parts) - 1, p=[.7, .3]), '.'])) if parts else ''
+    return (''.join(s + j for s, j in zip(sentences, [*rng.choice(['. ', '; '], len(parts) - 1, p=[.7, .3]), '.']))
+            if parts else '')
 
 # %% ../nbs/06_faithfulness.ipynb #f6000041
 def recover(
@@ -753,11 +1035,15 @@ def recover(
 ) -> list[dict]:          # one an attribute: modality, kind, attribute, planted, recovered, n
     "Plant an exact number of errors, write sentences (every other in the words of chapter 02), read them, and count."
     says, planted = plant_errors(truth, modality, kind, rate, rng)
-    texts = [say(modality, s) if i % 2 else reword(modality, s | {a: 'none' for a, v in t.items() if v == 'none' and a not in s and a not in TOGETHER[modality] and rng.random() < .5 and (kind != 'omitted')}, rng)
+    texts = [say(modality, s) if i % 2
+             else reword(modality, s | {a: 'none' for a, v in t.items()
+                                        if v == 'none' and a not in s and a not in TOGETHER[modality]
+                                        and rng.random() < .5 and (kind != 'omitted')}, rng)
              for i, (s, t) in enumerate(zip(says, truth))]
     report = faithfulness_report([read_claims(t, modality) for t in texts], truth, modality)
     found = report[report.measure == kind].set_index('attribute')
-    return [dict(modality=modality, kind=kind, attribute=a, planted=k/n, recovered=float(found.rate[a]), n=n) for a, (k, n) in planted.items() if n]
+    return [dict(modality=modality, kind=kind, attribute=a, planted=k/n, recovered=float(found.rate[a]), n=n)
+            for a, (k, n) in planted.items() if n]
 
 def draw_truth(modality:str, n:int, seed:int) -> list[dict]:
     "Attributes of n phantoms, from all classes of a modality in turn."
@@ -771,10 +1057,13 @@ def chance(first:list[dict], second:list[dict], attribute:str) -> float:
 
 def shuffled_bank(truth:list[dict], modality:str, rng) -> dict: # attribute -> agreement, chance, n
     "True sentences, each judged by the truth of another image: what a measure must call chance."
-    claims, orders = [read_claims(say(modality, spoken(modality, t)), modality) for t in truth], [rng.permutation(len(truth)) for _ in range(20)]
+    claims, orders = ([read_claims(say(modality, spoken(modality, t)), modality) for t in truth],
+                      [rng.permutation(len(truth)) for _ in range(20)])
     outcomes = [judge(claims[i], t, modality) for order in orders for i, t in zip(order, truth)]
     said = [{a: v[0] for a, v in c.items()} for c in claims]
-    return {a: dict(agreement=float(np.mean([o[a] in ('correct', 'absent') for o in outcomes])), chance=chance(said, truth, a), n=len(outcomes)) for a in ATTRIBUTES[modality]}
+    return {a: dict(agreement=float(np.mean([o[a] in ('correct', 'absent') for o in outcomes])),
+                    chance=chance(said, truth, a), n=len(outcomes))
+            for a in ATTRIBUTES[modality]}
 
 # %% ../nbs/06_faithfulness.ipynb #f6000042
 def write_results(path, result:dict, seconds:float, command:str):
@@ -794,11 +1083,16 @@ def prove(
     cells = [(m, s, r, k) for m in modalities for s in seeds for r in rates for k in KINDS]
     for m, seed, rate, kind in tqdm(cells, desc='planted errors', disable=not progress):
         truth = draw_truth(m, n, seed)
-        rows += [row | dict(seed=seed) for row in recover(truth, m, kind, rate, np.random.default_rng([seed, round(100*rate), len(kind)]))]
+        rows += [row | dict(seed=seed)
+                 for row in recover(truth, m, kind, rate, np.random.default_rng([seed, round(100*rate), len(kind)]))]
     shuffled = {m: shuffled_bank(draw_truth(m, n, 7), m, np.random.default_rng(7)) for m in modalities}
     describer = {m: accuracy_of(MeasuringDescriber(), m, images, 900_000_000, progress) for m in modalities}
-    result = dict(planted=rows, worst={k: max(abs(r['planted'] - r['recovered']) for r in rows if r['kind'] == k) for k in KINDS},
-                  shuffled=shuffled, describer=describer, describer_bounds={m: {a: wilson(round(v*images), images) for a, v in of.items()} for m, of in describer.items()}, describer_name=MeasuringDescriber.name, describer_images=images)
+    result = dict(planted=rows,
+                  worst={k: max(abs(r['planted'] - r['recovered']) for r in rows if r['kind'] == k) for k in KINDS},
+                  shuffled=shuffled, describer=describer,
+                  describer_bounds={m: {a: wilson(round(v*images), images) for a, v in of.items()}
+                                    for m, of in describer.items()},
+                  describer_name=MeasuringDescriber.name, describer_images=images)
     write_results(path, result, time.time() - start, 'python -m vap_diffusion.faithfulness')
     return result
 
@@ -808,7 +1102,8 @@ def lesion_agreement(
     attributes,               # columns to compare
     rng:np.random.Generator,
 ) -> pd.DataFrame:            # attribute, same, low, high, lesions, other, pairs
-    "Do words about two images of one lesion agree more than words about images of different lesions of the same class? Each lesion counts once; the partners are drawn."
+    """Do words about two images of one lesion agree more than words about images of different lesions
+    of the same class? Each lesion counts once; the partners are drawn."""
     several = [g.index.to_numpy() for _, g in claims.groupby('group') if len(g) > 1]
     if not several: raise ValueError('no group has two images: lesion-level agreement needs several images of a lesion')
     by_class, group, rows = {l: g.index.to_numpy() for l, g in claims.groupby('label')}, claims.group.to_dict(), []
@@ -822,7 +1117,8 @@ def lesion_agreement(
         v = claims[a].to_dict()
         same = [np.mean([v[x] == v[y] for x, y in itertools.combinations(g, 2)]) for g in several]
         low, high = wilson(round(sum(same)), len(same))
-        rows.append(dict(attribute=a, same=float(np.mean(same)), low=low, high=high, lesions=len(same), other=float(np.mean([v[x] == v[z] for x, z in strangers])), pairs=len(strangers)))
+        rows.append(dict(attribute=a, same=float(np.mean(same)), low=low, high=high, lesions=len(same),
+                         other=float(np.mean([v[x] == v[z] for x, z in strangers])), pairs=len(strangers)))
     return pd.DataFrame(rows)
 
 def agreement_of_lesions(
@@ -835,16 +1131,21 @@ def agreement_of_lesions(
     words = {r['file_name']: r for r, _ in read_lines(Path(out)/'descriptions.jsonl') if r['t_mix']}
     rows, modality = table[table.file_name.isin(words)].reset_index(drop=True), table.modality.mode()[0]
     read = [{a: '/'.join(v) for a, v in read_claims(words[f]['t_mix'], modality).items()} for f in rows.file_name]
-    claims = pd.concat([rows[['label', 'group']], pd.DataFrame(read, columns=list(ATTRIBUTES[modality])).fillna('unsaid')], axis=1)
+    claims = pd.concat([rows[['label', 'group']],
+                        pd.DataFrame(read, columns=list(ATTRIBUTES[modality])).fillna('unsaid')], axis=1)
     found = lesion_agreement(claims, ATTRIBUTES[modality], np.random.default_rng(seed))
-    if path: write_results(path, dict(dataset=table.attrs['dataset'], model=next(iter(words.values()))['model'], images=len(rows), attributes=found.set_index('attribute').to_dict('index')), time.time() - start, 'python -m vap_diffusion.faithfulness lesions W')
+    if path:
+        write_results(path, dict(dataset=table.attrs['dataset'], model=next(iter(words.values()))['model'],
+                                 images=len(rows), attributes=found.set_index('attribute').to_dict('index')),
+                      time.time() - start, 'python -m vap_diffusion.faithfulness lesions W')
     return found
 
 # %% ../nbs/06_faithfulness.ipynb #f6000045
 def errors_by_eye(
     images:list[dict],        # modality, text of the measuring describer, and `seen`: attribute -> values that a person accepts
 ) -> dict:                    # modality -> attribute -> [wrong, noted]
-    "How often measured evidence is not what a person saw. What the sentence of chapter 02 leaves out was measured as absent."
+    """How often measured evidence is not what a person saw.
+    What the sentence of chapter 02 leaves out was measured as absent."""
     counts = {}
     for r in images:
         claims = read_claims(r['text'], r['modality'])
@@ -859,7 +1160,8 @@ def seen_by_eye() -> dict: # describer, wrong: as from `errors_by_eye`
     return json.loads(data_path('describer_by_eye.json').read_text())
 
 def trusted(modality:str, limit:float=.2) -> list[str]: # attributes
-    "Attributes whose evidence a person found wrong in at most this share of real images. What nobody looked at is not trusted."
+    """Attributes whose evidence a person found wrong in at most this share of real images.
+    What nobody looked at is not trusted."""
     return [a for a, (wrong, noted) in seen_by_eye()['wrong'].get(modality, {}).items() if wrong <= limit*noted]
 
 def holds_truth(table:pd.DataFrame) -> bool:
@@ -870,37 +1172,49 @@ def measured(
     images:pd.DataFrame,      # file_name, modality
     root,                     # the folder below which they lie
 ):
-    "Yield what the measuring describer measures in each image, in order; many images on all cores, as chapter 05 does it."
-    if unknown := sorted(set(images.modality) - set(ATTRIBUTES)): raise ValueError(f'nothing measures {unknown[0]}: choose one of {", ".join(ATTRIBUTES)}')
+    """Yield what the measuring describer measures in each image, in order;
+    many images on all cores, as chapter 05 does it."""
+    if unknown := sorted(set(images.modality) - set(ATTRIBUTES)):
+        raise ValueError(f'nothing measures {unknown[0]}: choose one of {", ".join(ATTRIBUTES)}')
     prompters = {m: VisualAttributePrompter(MeasuringDescriber(), m, (1,)) for m in images.modality.unique()}
     for i, answer in answers(prompters, images, Path(root)) if len(images) else ():
-        said = answer['t1'].removeprefix('Observed: ').removesuffix('.').split('; ')             # one for each attribute
+        # one for each attribute
+        said = answer['t1'].removeprefix('Observed: ').removesuffix('.').split('; ')
         yield {a: s.removeprefix(a + ' ') for a, s in zip(ATTRIBUTES[images.modality.array[i]], said, strict=True)}
 
 def evidence_table(
     out,                      # the working folder
     progress:bool=True,
 ) -> tuple[list[str], list[str], list[dict], str]: # file names, modalities, evidence of each image, where it is from
-    "What can be held against the words: the truth where the table has it (phantoms), else what the measuring describer measures."
+    """What can be held against the words: the truth where the table has it (phantoms),
+    else what the measuring describer measures."""
     table = load_table(out)
-    if holds_truth(table): return table.file_name.tolist(), table.modality.tolist(), [{a: str(r[a]) for a in ATTRIBUTES[r['modality']]} for r in table.to_dict('records')], 'truth'
+    if holds_truth(table):
+        return (table.file_name.tolist(), table.modality.tolist(),
+                [{a: str(r[a]) for a in ATTRIBUTES[r['modality']]} for r in table.to_dict('records')], 'truth')
     read = list(tqdm(measured(table, table.attrs['root']), total=len(table), desc='measuring', disable=not progress))
     return table.file_name.tolist(), table.modality.tolist(), read, f'measured by {MeasuringDescriber.name}'
 
 def report_table(
     out,                      # a working folder with table and descriptions
     progress:bool=True,
-) -> pd.DataFrame:            # as from `faithfulness_report`, with modality, step, evidence, and wrong_by_eye: the share in which such evidence is wrong on real images
-    "The report for a folder: every step's words (t1, t_mix, and t_mix_original where it was verified) against the evidence."
+) -> pd.DataFrame: # as `faithfulness_report`, with modality, step, evidence, and wrong_by_eye: share of such evidence wrong on real images
+    """The report for a folder: every step's words (t1, t_mix, and t_mix_original where it was verified)
+    against the evidence."""
     words, reports = {r['file_name']: r for r, _ in read_lines(Path(out)/'descriptions.jsonl')}, []
     names, modalities, evidence, source = evidence_table(out, progress)
     for modality in sorted(set(modalities)):
         rows = [(words[f], e) for f, m, e in zip(names, modalities, evidence) if m == modality and f in words]
-        eye = {} if source == 'truth' else {a: wrong/noted for a, (wrong, noted) in seen_by_eye()['wrong'][modality].items()}
+        eye = ({} if source == 'truth'
+               else {a: wrong/noted for a, (wrong, noted) in seen_by_eye()['wrong'][modality].items()})
         for step in ('t1', 't_mix_original', 't_mix'):
             said = [(read_claims(w[step], modality), e) for w, e in rows if w.get(step)]
-            if said: reports.append(faithfulness_report(*map(list, zip(*said)), modality).assign(modality=modality, step=step, evidence=source, wrong_by_eye=lambda t: t.attribute.map(eye)))
-    if not reports: raise ValueError(f'{out} has no description of an image of its table: run `vap-diffusion describe {out}` first')
+            if said:
+                reports.append(faithfulness_report(*map(list, zip(*said)), modality)
+                               .assign(modality=modality, step=step, evidence=source,
+                                       wrong_by_eye=lambda t: t.attribute.map(eye)))
+    if not reports:
+        raise ValueError(f'{out} has no description of an image of its table: run `vap-diffusion describe {out}` first')
     return pd.concat(reports, ignore_index=True)
 
 def ask_again(
@@ -913,27 +1227,36 @@ def ask_again(
     seed:int=0,
     progress:bool=True,
 ) -> pd.DataFrame:            # as from `consistency`, with modality
-    "Ask a model several times about the same images, each time with another seed, and count how often its claims agree. Answers with a flaw are left out, and counted in a warning."
+    """Ask a model several times about the same images, each time with another seed,
+    and count how often its claims agree. Answers with a flaw are left out, and counted in a warning."""
     if times < 2: raise ValueError(f'--times {times}: ask at least twice')
-    if temperature <= 0: raise ValueError(f'--temperature {temperature:g} gives the same answer each time: give one above 0')
+    if temperature <= 0:
+        raise ValueError(f'--temperature {temperature:g} gives the same answer each time: give one above 0')
     table = load_table(out)
-    rows = table.sample(min(images, len(table)), random_state=seed)[['file_name', 'modality']].sort_values('modality', kind='stable')
-    if not VisualAttributePrompter(mllm, rows.modality.iloc[0]).samples: raise ValueError(f'{mllm.name} always answers the same: choose another --mllm')
+    rows = (table.sample(min(images, len(table)), random_state=seed)[['file_name', 'modality']]
+            .sort_values('modality', kind='stable'))
+    if not VisualAttributePrompter(mllm, rows.modality.iloc[0]).samples:
+        raise ValueError(f'{mllm.name} always answers the same: choose another --mllm')
     texts, t2 = [[] for _ in range(len(rows))], {}
     for k in tqdm(range(times), desc=f'asking {mllm.name}', disable=not progress):
-        prompters = {m: VisualAttributePrompter(mllm, m, steps, temperature, seed + 100*k, t2=t2.get(m)) for m in rows.modality.unique()} # a second try takes the next seed
+        # a second try takes the next seed
+        prompters = {m: VisualAttributePrompter(mllm, m, steps, temperature, seed + 100*k, t2=t2.get(m))
+                     for m in rows.modality.unique()}
         t2 = {m: p.t2 for m, p in prompters.items()}
         for i, answer in answers(prompters, rows, Path(table.attrs['root']), getattr(mllm, 'concurrency', 1)):
             if answer['t_mix']: texts[i].append(answer['t_mix'])
     lost = times*len(rows) - sum(map(len, texts))
-    if lost: warnings.warn(f'{mllm.name} gave no usable answer {lost} of {times*len(rows)} times: these are left out', stacklevel=2)
+    if lost:
+        warnings.warn(f'{mllm.name} gave no usable answer {lost} of {times*len(rows)} times: these are left out',
+                      stacklevel=2)
     found = [(m, [t for t, of in zip(texts, rows.modality) if of == m and len(t) > 1]) for m in rows.modality.unique()]
     if not any(t for _, t in found): raise ValueError(f'{mllm.name} gave no two usable answers about any image')
     return pd.concat([consistency(t, m).assign(modality=m) for m, t in found if t], ignore_index=True)
 
 # %% ../nbs/06_faithfulness.ipynb #f6000046
 def main(argv=None):
-    "Without a word: results/words.json. `report W`: W/faithfulness.csv. `consistency W --mllm M`: W/consistency.csv. `lesions W`: results/lesion_agreement.json."
+    """Without a word: results/words.json. `report W`: W/faithfulness.csv.
+    `consistency W --mllm M`: W/consistency.csv. `lesions W`: results/lesion_agreement.json."""
     ap = argparse.ArgumentParser(prog='python -m vap_diffusion.faithfulness', description=main.__doc__)
     ap.add_argument('what', nargs='?', default='prove', choices=['prove', 'report', 'consistency', 'lesions'])
     ap.add_argument('folder', nargs='?', help='a working folder')
@@ -941,7 +1264,8 @@ def main(argv=None):
     ap.add_argument('--n', type=int, default=2000, help='descriptions a cell')
     ap.add_argument('--mllm', help='of consistency: hf:NAME_OR_PATH or openai:MODEL@URL')
     ap.add_argument('--times', type=int, default=3, help='of consistency: answers about each image')
-    ap.add_argument('--images', type=int, help='of consistency: images of the folder (20); else phantoms a modality for the describer (2000)')
+    ap.add_argument('--images', type=int,
+                    help='of consistency: images of the folder (20); else phantoms a modality for the describer (2000)')
     ap.add_argument('--temperature', type=float, default=.7, help='of consistency')
     ap.add_argument('--steps', default='123', choices=['123', '13', '1'], help='of consistency: steps of VAPS')
     ap.add_argument('--max-tokens', type=int, help='of consistency: of one answer')
@@ -956,18 +1280,24 @@ def run(a):
     "One command."
     if a.what == 'prove':
         found = prove(a.results or 'results/words.json', a.n, a.images or 2000)
-        print('largest distance between planted and recovered rates:', {k: round(v, 4) for k, v in found['worst'].items()})
-        for m, scores in found['describer'].items(): print(f'{m}:', ', '.join(f'{k} {v:.2f}' for k, v in scores.items()))
-    elif a.what == 'lesions': print(agreement_of_lesions(a.folder, a.results or 'results/lesion_agreement.json').round(3).to_string(index=False))
+        print('largest distance between planted and recovered rates:',
+              {k: round(v, 4) for k, v in found['worst'].items()})
+        for m, scores in found['describer'].items():
+            print(f'{m}:', ', '.join(f'{k} {v:.2f}' for k, v in scores.items()))
+    elif a.what == 'lesions':
+        print(agreement_of_lesions(a.folder, a.results or 'results/lesion_agreement.json')
+              .round(3).to_string(index=False))
     elif a.what == 'consistency':
         mllm = make_mllm(a.mllm, max_tokens=a.max_tokens)
-        table = ask_again(a.folder, mllm, a.times, a.images or 20, a.temperature, tuple(map(int, a.steps)), a.seed).assign(model=mllm.name, times=a.times, temperature=a.temperature, steps=a.steps, seed=a.seed)
+        table = (ask_again(a.folder, mllm, a.times, a.images or 20, a.temperature, tuple(map(int, a.steps)), a.seed)
+                 .assign(model=mllm.name, times=a.times, temperature=a.temperature, steps=a.steps, seed=a.seed))
         table.to_csv(a.results or Path(a.folder)/'consistency.csv', index=False)
         print(table[['modality', 'attribute', 'rate', 'low', 'high', 'images']].round(3).to_string(index=False))
     else:
         report = report_table(a.folder)
         report.to_csv(a.results or Path(a.folder)/'faithfulness.csv', index=False)
-        print(report[report.attribute == 'all'][['modality', 'step', 'evidence', 'measure', 'rate', 'low', 'high', 'n']].round(3).to_string(index=False))
+        print(report[report.attribute == 'all'][['modality', 'step', 'evidence', 'measure', 'rate', 'low', 'high', 'n']]
+              .round(3).to_string(index=False))
 
 # %% ../nbs/06_faithfulness.ipynb #f6000047
 if __name__ == '__main__' and '__file__' in globals(): main()
@@ -981,7 +1311,8 @@ def verify(
 ) -> str:                        # the text without the claims that the evidence contradicts
     """Drop or repair what the evidence contradicts. The sentence of chapter 02 is mended word by word.
 
-    In free text a whole sentence goes; 'repair' says its other claims, and the right ones, in the words of chapter 02. '' when nothing is left."""
+    In free text a whole sentence goes; 'repair' says its other claims, and the right ones, in the words of chapter 02.
+    '' when nothing is left."""
     if mode not in ('drop', 'repair'): raise ValueError(f'mode is {mode!r}: choose drop or repair')
     claims = read_claims(text, modality)
     wrong = wrong_claims(claims, evidence, modality)
@@ -996,7 +1327,8 @@ def verify(
         elif mode == 'repair': again |= mended(as_said(of), bad, evidence, modality, mode)
     well = read_claims(' '.join(kept), modality)
     new = ' '.join(filter(None, [*kept, say(modality, {a: v for a, v in again.items() if well.get(a) != [v]})])).strip()
-    return say(modality, mended(said, wrong, evidence, modality, mode)) if wrong_claims(read_claims(new, modality), evidence, modality) else new # where sentences are wrong only together
+    return (say(modality, mended(said, wrong, evidence, modality, mode)) # where sentences are wrong only together
+            if wrong_claims(read_claims(new, modality), evidence, modality) else new)
 
 def as_said(claims:dict) -> dict:
     "Claims in the form that `say` takes."
@@ -1007,11 +1339,17 @@ def wrong_claims(claims:dict, evidence:dict, modality:str) -> list[str]: # attri
     return [a for a, o in judge(claims, evidence, modality).items() if o in ('hallucinated', 'contradicted', 'extra')]
 
 def mended(said:dict, wrong:list, evidence:dict, modality:str, mode:str) -> dict:
-    "Attributes without the wrong ones, or with the evidence in their place; what is not there is left unsaid, with all its parts. Of several values the right one stays in any case."
-    together, right = TOGETHER[modality], {a: evidence[a] for a in wrong if mode == 'repair' or not isinstance(said[a], str) and evidence[a] in said[a]}
-    new = {a: v for a, v in said.items() if a not in wrong} | {a: v for a, v in right.items() if v != 'none' or a in together[:1]}
-    if together and said.get(together[0]) == 'none' and together[0] in wrong and mode == 'repair': new |= {a: evidence[a] for a in together if a in evidence} # it is there after all
-    if together and (new.get(together[0]) == 'none' or together[0] in wrong and evidence[together[0]] == 'none'): new = {a: v for a, v in new.items() if a not in together[1:]}
+    """Attributes without the wrong ones, or with the evidence in their place;
+    what is not there is left unsaid, with all its parts. Of several values the right one stays in any case."""
+    together, right = (TOGETHER[modality],
+                       {a: evidence[a] for a in wrong
+                        if mode == 'repair' or not isinstance(said[a], str) and evidence[a] in said[a]})
+    new = ({a: v for a, v in said.items() if a not in wrong}
+           | {a: v for a, v in right.items() if v != 'none' or a in together[:1]})
+    if together and said.get(together[0]) == 'none' and together[0] in wrong and mode == 'repair':
+        new |= {a: evidence[a] for a in together if a in evidence} # it is there after all
+    if together and (new.get(together[0]) == 'none' or together[0] in wrong and evidence[together[0]] == 'none'):
+        new = {a: v for a, v in new.items() if a not in together[1:]}
     return new
 
 # %% ../nbs/06_faithfulness.ipynb #f6000031
@@ -1022,13 +1360,15 @@ def attributes_to_judge(
     "What measured evidence may judge."
     modalities = [m for m in ATTRIBUTES if m in set(table.modality)]
     if attributes is not None:
-        if unknown := [a for a in attributes if not any(a in ATTRIBUTES[m] for m in modalities)]: raise ValueError(f'{unknown[0]!r} is no attribute of {", ".join(modalities)}')
+        if unknown := [a for a in attributes if not any(a in ATTRIBUTES[m] for m in modalities)]:
+            raise ValueError(f'{unknown[0]!r} is no attribute of {", ".join(modalities)}')
         return {m: [a for a in ATTRIBUTES[m] if a in attributes] for m in modalities}
     if holds_truth(table): return {m: list(ATTRIBUTES[m]) for m in modalities}
     judged, wrong = {m: trusted(m) for m in modalities}, seen_by_eye()['wrong']
     told = lambda m, a: f'{a} ({wrong[m][a][0]} of {wrong[m][a][1]})' if a in wrong.get(m, {}) else a
     left = '; '.join(f'{m}: ' + ', '.join(told(m, a) for a in ATTRIBUTES[m] if a not in judged[m]) for m in modalities)
-    warnings.warn(f'measured evidence is too often wrong on real images, so these attributes are not judged (wrong by eye): {left}', stacklevel=3)
+    warnings.warn('measured evidence is too often wrong on real images, '
+                  f'so these attributes are not judged (wrong by eye): {left}', stacklevel=3)
     return judged
 
 def verify_table(
@@ -1037,30 +1377,38 @@ def verify_table(
     progress:bool=True,
     attributes=None,      # names of attributes to judge; None: as `attributes_to_judge` says
 ) -> pd.DataFrame:        # modality, attribute, claims, wrong: of the attributes that were judged
-    """Verify every description by measuring its image. descriptions.jsonl keeps the model's own words as `t_mix_original`; the same call again changes nothing, the other mode starts from the original.
+    """Verify every description by measuring its image. descriptions.jsonl keeps the model's own words
+    as `t_mix_original`; the same call again changes nothing, the other mode starts from the original.
 
-    What would become empty stays as it was, and is counted as such in `verified`. In memory are the file names, and no text. Raises `BlockingIOError` while another process writes the file."""
+    What would become empty stays as it was, and is counted as such in `verified`.
+    In memory are the file names, and no text. Raises `BlockingIOError` while another process writes the file."""
     if mode not in ('drop', 'repair'): raise ValueError(f'mode is {mode!r}: choose drop or repair')
     out, table, counts = Path(out), load_table(out), Counter()
     path, part = out/'descriptions.jsonl', out/'descriptions.part'
-    if not path.exists(): raise FileNotFoundError(f'{out} holds no descriptions.jsonl: make it first with `vap-diffusion describe {out}`')
+    if not path.exists():
+        raise FileNotFoundError(f'{out} holds no descriptions.jsonl: make it first with `vap-diffusion describe {out}`')
     judged, modality = attributes_to_judge(table, attributes), dict(zip(table.file_name, table.modality))
     own = lambda row: row.get('t_mix_original', row['t_mix']) if row['file_name'] in modality else ''
     with writing(path):
         names = [row['file_name'] for row, _ in read_lines(path) if own(row)]
-        evidence = measured(pd.DataFrame(dict(file_name=names, modality=[modality[f] for f in names]), dtype=object), table.attrs['root'])
+        evidence = measured(pd.DataFrame(dict(file_name=names, modality=[modality[f] for f in names]), dtype=object),
+                            table.attrs['root'])
         try:
-            with open(part, 'w', encoding='utf-8') as lines, tqdm(total=len(names), desc='verifying', disable=not progress) as bar:
+            with (open(part, 'w', encoding='utf-8') as lines,
+                  tqdm(total=len(names), desc='verifying', disable=not progress) as bar):
                 for row, _ in read_lines(path):
                     if original := own(row):
                         m, claims = modality[row['file_name']], read_claims(original, modality[row['file_name']])
                         seen = {a: v for a, v in next(evidence).items() if a in judged[m]}
-                        counts.update([(m, a, 'claims') for a in claims if a in seen] + [(m, a, 'wrong') for a in wrong_claims(claims, seen, m)])
+                        counts.update([(m, a, 'claims') for a in claims if a in seen]
+                                      + [(m, a, 'wrong') for a in wrong_claims(claims, seen, m)])
                         new = verify(original, seen, m, mode)
-                        row |= dict(t_mix=new or original, t_mix_original=original, verified=mode if new else 'left as it was: nothing would remain')
+                        row |= dict(t_mix=new or original, t_mix_original=original,
+                                    verified=mode if new else 'left as it was: nothing would remain')
                         bar.update()
                     lines.write(json.dumps(row, ensure_ascii=False) + '\n')
             os.replace(part, path)
         finally: evidence.close(); part.unlink(missing_ok=True)
-    found = [dict(modality=m, attribute=a, claims=k, wrong=counts[m, a, 'wrong']) for (m, a, what), k in counts.items() if what == 'claims']
+    found = [dict(modality=m, attribute=a, claims=k, wrong=counts[m, a, 'wrong'])
+             for (m, a, what), k in counts.items() if what == 'claims']
     return pd.DataFrame(found, columns=['modality', 'attribute', 'claims', 'wrong'])

@@ -18,19 +18,24 @@ from .prototype import PCM, vap_loss
 from .training import SCHEDULES, load_preset, target_of, write_json
 
 # %% ../nbs/16_full_training.ipynb #16a00009
-PAPER = dict(steps=500_000, images=10_015, text_dim=768, max_text_tokens=256, num_classes=7) # the authors' code, ISIC 2018, BiomedCLIP
+# the authors' code, ISIC 2018, BiomedCLIP
+PAPER = dict(steps=500_000, images=10_015, text_dim=768, max_text_tokens=256, num_classes=7)
 GB = 2**30
 
 def shape_of(
     preset:str='paper', # a name in `PRESETS`
     **changes,          # of the model: text_dim, max_text_tokens, num_classes, depth, ...
 ) -> dict:              # arguments of `PrototypeUViT`
-    "The model of a preset on latents with f = 8 and 4 channels, as Stable Diffusion's (the course's have 8: `in_channels=8`), with the paper's text encoder and classes unless told otherwise."
+    """The model of a preset on latents with f = 8 and 4 channels, as Stable Diffusion's
+    (the course's have 8: `in_channels=8`), with the paper's text encoder and classes unless told otherwise."""
     settings = load_preset(preset)
-    return dict(sample_size=settings['size']//8, in_channels=4, **{k: PAPER[k] for k in ('text_dim', 'max_text_tokens', 'num_classes')}) | settings['model'] | changes
+    return (dict(sample_size=settings['size']//8, in_channels=4,
+                 **{k: PAPER[k] for k in ('text_dim', 'max_text_tokens', 'num_classes')})
+            | settings['model'] | changes)
 
 class Step:
-    "A training step as chapter 11 takes it, on data from nothing: forward in `dtype`, loss, backward, clipped gradients, AdamW, EMA."
+    """A training step as chapter 11 takes it, on data from nothing: forward in `dtype`, loss, backward,
+    clipped gradients, AdamW, EMA."""
     def __init__(
         self,
         shape:dict,                 # as from `shape_of`
@@ -45,33 +50,42 @@ class Step:
         if compiled: self.model.compile_repeated_blocks(dynamic=True)
 
     def feed(self, batch:int, words:int=100, classes:int|None=None) -> 'Step':
-        "Draw a batch whose longest text has `words` tokens and whose shortest two fifths of that, from `classes` different classes."
+        """Draw a batch whose longest text has `words` tokens and whose shortest two fifths of that,
+        from `classes` different classes."""
         g, s = torch.Generator().manual_seed(0), self.shape
         draw = lambda *size: torch.randn(*size, generator=g).to(self.device)
         square = batch, s['in_channels'], s['sample_size'], s['sample_size']
-        self.x0, self.noise, self.t = draw(*square), draw(*square), torch.randint(1000, (batch,), generator=g).to(self.device)
+        self.x0, self.noise, self.t = (draw(*square), draw(*square),
+                                       torch.randint(1000, (batch,), generator=g).to(self.device))
         self.labels = (torch.arange(batch) % (classes or s['num_classes'] + 1)).to(self.device)
         lengths = torch.linspace(words, 0.4*words, batch).round()
-        self.text, self.mask = (draw(batch, words, s['text_dim']), (torch.arange(words)[None] < lengths[:, None]).to(self.device)) if words else (None, None)
+        self.text, self.mask = (
+            (draw(batch, words, s['text_dim']), (torch.arange(words)[None] < lengths[:, None]).to(self.device))
+            if words else (None, None))
         return self
 
     def loss(self) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            output = self.model(self.scheduler.add_noise(self.x0, self.noise, self.t), self.t, self.labels, self.text, self.mask)
+            output = self.model(self.scheduler.add_noise(self.x0, self.noise, self.t), self.t, self.labels,
+                                self.text, self.mask)
             return vap_loss(output, target_of(self.scheduler, self.x0, self.noise, self.t), 0.1)
 
     def __call__(self):
         "The whole step; the first one makes optimizer and average."
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.03, fused=True)
+            self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.03,
+                                               fused=True)
             self.ema = EMAModel(self.model.parameters(), decay=0.9999, foreach=True)
         self.loss().backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.)
         self.optimizer.step(); self.optimizer.zero_grad(); self.ema.step(self.model.parameters())
 
 # %% ../nbs/16_full_training.ipynb #16a0000a
-CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *a, out_shape=None, **kw: sdpa_flop_count(q, k, v),
-                 torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *a, out_shape=None, **kw: sdpa_backward_flop_count(grad, q, k, v)}
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        lambda q, k, v, *a, out_shape=None, **kw: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        lambda grad, q, k, v, *a, out_shape=None, **kw: sdpa_backward_flop_count(grad, q, k, v)}
 
 def counted(step:Step) -> int: # FLOP
     "Forward and backward of a fed step, multiply-adds as two."
@@ -86,7 +100,8 @@ def step_flops(
     kind=PCM['paper'],
     classes:int|None=None, # different classes in the batch; None: all and the empty one, if there are as many images
 ) -> int:                  # FLOP of a step, multiply-adds as two
-    "Counted on one and two images on the CPU, and drawn out: the count is a line in the images and in the classes, whose prototypes are projected once each."
+    """Counted on one and two images on the CPU, and drawn out: the count is a line in the images
+    and in the classes, whose prototypes are projected once each."""
     step, classes = Step(shape, kind=kind, dtype=torch.float32), min(classes or shape['num_classes'] + 1, batch)
     one, two, other = (counted(step.feed(n, words, c)) for n, c in ((1, 1), (2, 1), (2, 2)))
     return one + (batch - 1)*(two - one) + (classes - 1)*(other - two)
@@ -110,9 +125,11 @@ def memory_of(
     kind=PCM['paper'],
     device='cpu',          # where it is counted
 ) -> dict[str, int]:       # bytes: weights, gradients, moments, average, activations
-    """What is held when the forward pass is done. Activations are counted for one and two images and drawn out as a line.
+    """What is held when the forward pass is done.
+    Activations are counted for one and two images and drawn out as a line.
 
-    On a CPU, attention works in float32, so for bfloat16 these activations are more than a GPU keeps. Working space of the kernels is not in it."""
+    On a CPU, attention works in float32, so for bfloat16 these activations are more than a GPU keeps.
+    Working space of the kernels is not in it."""
     step = Step(shape, device, dtype, kind)
     one, two = (saved_bytes(step.feed(n, words, 1)) for n in (1, 2))
     size = 4*sum(p.numel() for p in step.model.parameters())
@@ -136,10 +153,13 @@ def synchronize(device):
     if torch.device(device).type == 'cuda': torch.cuda.synchronize(device)
 
 def seconds_of(*jobs, runs:int=5, device='cpu', warmup:int=1) -> list[float]:
-    "Median seconds of each job: all of them in turn, so that they meet the same machine, after rounds that do not count."
+    """Median seconds of each job: all of them in turn, so that they meet the same machine,
+    after rounds that do not count."""
     took = []
     for _ in range(warmup + runs):
-        for job in jobs: synchronize(device); start = time.perf_counter(); job(); synchronize(device); took.append(time.perf_counter() - start)
+        for job in jobs:
+            synchronize(device); start = time.perf_counter()
+            job(); synchronize(device); took.append(time.perf_counter() - start)
     return [statistics.median(took[i::len(jobs)][warmup:]) for i in range(len(jobs))]
 
 def matmul(
@@ -168,15 +188,21 @@ def measure(
     kind=PCM['paper'],
     **changes,             # of the model
 ) -> dict:                 # device, dtype, batch, seconds_per_step, images_per_second, flop_per_image, rate, share; peak_bytes of a GPU
-    "Throughput of training steps, and the share of the device's own matmul rate in the same precision: bfloat16 on a GPU, float32 on a CPU."
-    device, settings, shape = device or ('cuda' if torch.cuda.is_available() else 'cpu'), load_preset(preset), shape_of(preset, **changes)
+    """Throughput of training steps, and the share of the device's own matmul rate in the same precision:
+    bfloat16 on a GPU, float32 on a CPU."""
+    device, settings, shape = (device or ('cuda' if torch.cuda.is_available() else 'cpu'), load_preset(preset),
+                               shape_of(preset, **changes))
     cuda = torch.device(device).type == 'cuda'
-    batch, dtype, (product, work) = batch or (settings['batch_size'] if cuda else 2), torch.bfloat16 if cuda else torch.float32, matmul(device)
+    batch, dtype, (product, work) = (batch or (settings['batch_size'] if cuda else 2),
+                                     torch.bfloat16 if cuda else torch.float32, matmul(device))
     if cuda: torch.cuda.reset_peak_memory_stats(device)
-    seconds, beside = seconds_of(Step(shape, device, dtype, kind, compiled).feed(batch, words), product, runs=runs, device=device, warmup=3 if compiled else 1)
+    seconds, beside = seconds_of(Step(shape, device, dtype, kind, compiled).feed(batch, words), product,
+                                 runs=runs, device=device, warmup=3 if compiled else 1)
     flop, rate = step_flops(shape, batch, words, kind), work/beside
-    return dict(preset=preset, device=device_name(device), dtype=str(dtype).removeprefix('torch.'), batch=batch, words=words, compiled=compiled, seconds_per_step=seconds, images_per_second=batch/seconds,
-                flop_per_image=flop/batch, rate=rate, share=flop/seconds/rate, **(dict(peak_bytes=torch.cuda.max_memory_allocated(device)) if cuda else {}))
+    return dict(preset=preset, device=device_name(device), dtype=str(dtype).removeprefix('torch.'), batch=batch,
+                words=words, compiled=compiled, seconds_per_step=seconds, images_per_second=batch/seconds,
+                flop_per_image=flop/batch, rate=rate, share=flop/seconds/rate,
+                **(dict(peak_bytes=torch.cuda.max_memory_allocated(device)) if cuda else {}))
 
 # %% ../nbs/16_full_training.ipynb #16a00016
 def plan(
@@ -193,32 +219,52 @@ def plan(
     words:int=100,
 ) -> dict:                             # hours, days, epochs, images_seen, images_per_second, cost
     "What a training takes. `ValueError` where a speed is missing or a number makes no sense."
-    if (images_per_second is None) == (rate is None): raise ValueError('give either images_per_second, as `measure` finds it, or rate and share')
-    if rate is not None and share is None: raise ValueError('rate alone says little: give share, too, the part of it that a training step reached where it was measured')
-    for name, x in dict(images_per_second=images_per_second, rate=rate, share=share, flop_per_image=flop_per_image, steps=steps, images=images, devices=devices, efficiency=efficiency).items():
+    if (images_per_second is None) == (rate is None):
+        raise ValueError('give either images_per_second, as `measure` finds it, or rate and share')
+    if rate is not None and share is None:
+        raise ValueError('rate alone says little: give share, too, '
+                         'the part of it that a training step reached where it was measured')
+    for name, x in dict(images_per_second=images_per_second, rate=rate, share=share, flop_per_image=flop_per_image,
+                        steps=steps, images=images, devices=devices, efficiency=efficiency).items():
         if x is not None and x <= 0: raise ValueError(f'{name} is {x}: give a number above 0')
     batch = load_preset(preset)['batch_size']
-    if rate is not None: images_per_second = rate*share/(flop_per_image or step_flops(shape_of(preset), batch, words)/batch)
+    if rate is not None:
+        images_per_second = rate*share/(flop_per_image or step_flops(shape_of(preset), batch, words)/batch)
     speed = images_per_second*(1 + (devices - 1)*efficiency)
     hours = steps*batch/speed/3600
-    found = dict(preset=preset, steps=steps, batch=batch, images_seen=steps*batch, epochs=steps*batch/images, devices=devices, images_per_second=speed, hours=hours, days=hours/24)
+    found = dict(preset=preset, steps=steps, batch=batch, images_seen=steps*batch, epochs=steps*batch/images,
+                 devices=devices, images_per_second=speed, hours=hours, days=hours/24)
     return found if price_per_hour is None else found | dict(cost=hours*devices*price_per_hour)
 
 def main(argv=None):
     "Measure the device at hand, and work out what a whole training takes on it."
     ap = argparse.ArgumentParser(prog='python -m vap_diffusion.full_training', description=main.__doc__)
-    for name, kind, default, what in (('preset', str, 'paper', 'cpu, gpu or paper'), ('batch', int, None, "images at once; the preset's on a GPU and 2 on a CPU when not given"), ('words', int, 100, 'text tokens of the longest description of a batch'),
-                                      ('steps', int, PAPER['steps'], 'of the training'), ('images', int, PAPER['images'], 'of the training split'), ('devices', int, 1, 'like this one'), ('price', float, None, 'of one device and hour')):
+    for name, kind, default, what in (
+            ('preset', str, 'paper', 'cpu, gpu or paper'),
+            ('batch', int, None, "images at once; the preset's on a GPU and 2 on a CPU when not given"),
+            ('words', int, 100, 'text tokens of the longest description of a batch'),
+            ('steps', int, PAPER['steps'], 'of the training'),
+            ('images', int, PAPER['images'], 'of the training split'),
+            ('devices', int, 1, 'like this one'),
+            ('price', float, None, 'of one device and hour')):
         ap.add_argument(f'--{name}', type=kind, default=default, help=what)
-    ap.add_argument('--compile', action='store_true', help='torch.compile'); ap.add_argument('--out', type=Path, help='a JSON file for the figures')
+    ap.add_argument('--compile', action='store_true', help='torch.compile')
+    ap.add_argument('--out', type=Path, help='a JSON file for the figures')
     a = ap.parse_args(argv)
     try: found = measure(a.preset, a.batch, a.words, compiled=a.compile)
-    except torch.OutOfMemoryError: sys.exit(f"error: this device does not hold {a.batch or load_preset(a.preset)['batch_size']} images at once: give a smaller --batch, and train with --accumulate")
-    todo = plan(a.preset, found['images_per_second'], steps=a.steps, images=a.images, devices=a.devices, price_per_hour=a.price)
-    held = sum(memory_of(shape_of(a.preset), todo['batch']//a.devices, a.words).values())
-    print(f"{found['device']}: {found['images_per_second']:.3g} images/s with {found['batch']} at once in {found['dtype']}, {100*found['share']:.0f} % of its matmul rate ({found['rate']/1e12:.3g} TFLOP/s)")
-    print(f"preset {a.preset}, {a.steps} steps of {todo['batch']} on {a.devices} such: {todo['hours']:.4g} hours, {todo['epochs']:.0f} epochs" + (f", cost {todo['cost']:.4g}" if a.price else ''))
-    print(f"memory of each: {held/GB:.1f} GB in bfloat16, counted on a CPU, without the working space of the kernels" + (f"; {found['peak_bytes']/GB:.1f} GB at the measured peak" if 'peak_bytes' in found else '') + '; what does not fit: train --accumulate N')
+    except torch.OutOfMemoryError:
+        sys.exit(f"error: this device does not hold {a.batch or load_preset(a.preset)['batch_size']} images at once: "
+                 "give a smaller --batch, and train with --accumulate")
+    todo = plan(a.preset, found['images_per_second'], steps=a.steps, images=a.images, devices=a.devices,
+                price_per_hour=a.price)
+    held = sum(memory_of(shape_of(a.preset), max(1, todo['batch']//a.devices), a.words).values())
+    print(f"{found['device']}: {found['images_per_second']:.3g} images/s with {found['batch']} at once "
+          f"in {found['dtype']}, {100*found['share']:.0f} % of its matmul rate ({found['rate']/1e12:.3g} TFLOP/s)")
+    print(f"preset {a.preset}, {a.steps} steps of {todo['batch']} on {a.devices} such: {todo['hours']:.4g} hours, "
+          f"{todo['epochs']:.0f} epochs" + (f", cost {todo['cost']:.4g}" if a.price else ''))
+    print(f"memory of each: {held/GB:.1f} GB in bfloat16, counted on a CPU, without the working space of the kernels"
+          + (f"; {found['peak_bytes']/GB:.1f} GB at the measured peak" if 'peak_bytes' in found else '')
+          + '; what does not fit: train --accumulate N')
     if a.out: write_json(a.out, dict(measured=found, plan=todo, memory_bytes=held))
 
 # %% ../nbs/16_full_training.ipynb #16a00034

@@ -36,7 +36,8 @@ from .pipeline import SYNTHETIC, assemble
 
 # %% ../nbs/13_metrics.ipynb #0c1393d9
 class Given(nn.Identity):
-    """For torchmetrics: what comes in is features already, so each image goes through the network once for all metrics."""
+    """For torchmetrics: what comes in is features already,
+    so each image goes through the network once for all metrics."""
     def __init__(self, num_features:int):
         super().__init__()
         self.num_features = num_features
@@ -58,7 +59,8 @@ def distances(
 ) -> Tensor: # N M float64
     """Euclidean distances, by differences: equal rows are at distance 0 exactly.
 
-    The faster form by a matrix product, |x|^2 + |y|^2 - 2xy, loses small distances to rounding and puts a copy beside its original.
+    The faster form by a matrix product, |x|^2 + |y|^2 - 2xy, loses small distances to rounding and puts a copy beside
+    its original.
     """
     return torch.cdist(x.double(), y.double(), compute_mode='donot_use_mm_for_euclid_dist')
 
@@ -104,7 +106,8 @@ def ball_counts(
 ) -> tuple[Tensor, Tensor]: # M, N int64
     """In how many balls each point lies, and how many points each ball holds.
 
-    Matrix products decide all but the pairs within rounding of an edge; those are decided by differences, so a copy is at distance 0.
+    Matrix products decide all but the pairs within rounding of an edge; those are decided by differences, so a copy is
+    at distance 0.
     """
     within, shift = torch.lt if strict else torch.le, centres[:chunk].double().mean(0)
     of_point, of_ball = (torch.zeros(len(x), dtype=torch.long, device=points.device) for x in (points, centres))
@@ -114,7 +117,8 @@ def ball_counts(
             d -= r.double().square()
             hit = d < 0
             i, j = (d.abs() <= error).nonzero(as_tuple=True)
-            for i, j in zip(i.split(chunk), j.split(chunk)): hit[i, j] = within(distances(rows[i][:, None], columns[j][:, None])[:, 0, 0], r[j])
+            for i, j in zip(i.split(chunk), j.split(chunk)):
+                hit[i, j] = within(distances(rows[i][:, None], columns[j][:, None])[:, 0, 0], r[j])
             p += hit.sum(1)
             b += hit.sum(0)
     return of_point, of_ball
@@ -133,11 +137,14 @@ def inside(
 def finite(features:Tensor, side:str) -> Tensor: # N F, as they came
     """ValueError names the first row with NaN or infinity: one of them would move every figure without a word."""
     bad = ~features.isfinite().all(1)
-    if bad.any(): raise ValueError(f'row {int(bad.nonzero()[0])} of the {side} features is not finite ({int(bad.sum())} of {len(bad)} rows): look at that image and at the network')
+    if bad.any():
+        raise ValueError(f'row {int(bad.nonzero()[0])} of the {side} features is not finite '
+                         f'({int(bad.sum())} of {len(bad)} rows): look at that image and at the network')
     return features
 
 class ManifoldMetric(Metric):
-    """What precision, recall, density and coverage share: features of real and fake images, in lists that merge across processes."""
+    """What precision, recall, density and coverage share:
+    features of real and fake images, in lists that merge across processes."""
     higher_is_better, is_differentiable, full_state_update = True, False, False
     real_features: list[Tensor]
     fake_features: list[Tensor]
@@ -187,12 +194,15 @@ class ImprovedPrecisionRecall(ManifoldMetric):
 
 # %% ../nbs/13_metrics.ipynb #5d0c1a02
 class DensityCoverage(ManifoldMetric):
-    """Density and coverage (Naeem 2020, Eq. 3 and 4), as a torchmetrics metric: counts over the k-neighbour balls of the real points.
+    """Density and coverage (Naeem 2020, Eq. 3 and 4), as a torchmetrics metric: counts over the k-neighbour balls of the
+    real points.
 
-    density: real balls around a fake point, mean, divided by k, about 1 for equal distributions and not bounded by it; coverage:
-    share of real balls that hold a fake point. `strict=True` is `<` as in the authors' code. ValueError when a side has no more than k points.
+    density: real balls around a fake point, mean, divided by k, about 1 for equal distributions and not bounded by it;
+    coverage: share of real balls that hold a fake point. `strict=True` is `<` as in the authors' code. ValueError when a
+    side has no more than k points.
     """
-    def __init__(self, feature:nn.Module|None=None, k:int=5, chunk:int=512, strict:bool=False, **kwargs): super().__init__(feature, k, chunk, strict, **kwargs)
+    def __init__(self, feature:nn.Module|None=None, k:int=5, chunk:int=512, strict:bool=False, **kwargs):
+        super().__init__(feature, k, chunk, strict, **kwargs)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Density (0 or more) and coverage in [0, 1]."""
@@ -208,9 +218,11 @@ def as_bytes(
     """Images as the bytes that every metric here takes; ValueError for floats, other shapes and empty sets."""
     if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[-1] == 3:
         images = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)     # N 3 H W
-    if not (isinstance(images, Tensor) and images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3 and len(images)):
-        raise ValueError(f'{what}: expected a uint8 tensor B 3 H W or a uint8 array N H W 3 with at least one image, found '
-                         f'{getattr(images, "dtype", type(images).__name__)} {tuple(getattr(images, "shape", ()))}; for x in [-1, 1]: ((x + 1) * 127.5).round().byte()')
+    if not (isinstance(images, Tensor) and images.dtype == torch.uint8 and images.ndim == 4
+            and images.shape[1] == 3 and len(images)):
+        raise ValueError(f'{what}: expected a uint8 tensor B 3 H W or a uint8 array N H W 3 with at least one image, '
+                         f'found {getattr(images, "dtype", type(images).__name__)} '
+                         f'{tuple(getattr(images, "shape", ()))}; for x in [-1, 1]: ((x + 1) * 127.5).round().byte()')
     return images
 
 # %% ../nbs/13_metrics.ipynb #a5ab55f5
@@ -253,7 +265,9 @@ def damage(
     return x.clamp(0, 255).round().byte()
 
 # %% ../nbs/13_metrics.ipynb #2d309a41
-def labelled_phantoms(n:int, seed:int, size:int=64, modalities=MODALITIES) -> tuple[Tensor, list[str]]: # n 3 size size uint8, n labels
+def labelled_phantoms(
+    n:int, seed:int, size:int=64, modalities=MODALITIES
+) -> tuple[Tensor, list[str]]: # n 3 size size uint8, n labels
     """n phantoms, modalities and classes in turn."""
     phantoms = make_phantoms(n, seed, size, modalities, progress=True)
     return as_bytes(np.stack([p.image for p in phantoms])), [p.label for p in phantoms]
@@ -384,7 +398,8 @@ def settle(
 
 def fit_classifier(net:FeatureNet, images:Tensor, labels:Tensor, steps:int=50):
     """Logistic regression on the finished features (weight decay 1e-3), by L-BFGS; the features stay as they are."""
-    x, optimizer = extract(net, images), torch.optim.LBFGS(net.classifier.parameters(), max_iter=steps, line_search_fn='strong_wolfe')
+    x, optimizer = extract(net, images), torch.optim.LBFGS(
+        net.classifier.parameters(), max_iter=steps, line_search_fn='strong_wolfe')
     def closure():
         optimizer.zero_grad()
         loss = F.cross_entropy(net.classifier(x), labels) + 1e-3 * net.classifier.weight.square().sum()
@@ -412,14 +427,17 @@ def train_features(
     """
     images = as_bytes(images)
     if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
-    if len(images) < 8: raise ValueError(f'{len(images)} images are too few to train features: give at least 8, better thousands')
+    if len(images) < 8:
+        raise ValueError(f'{len(images)} images are too few to train features: give at least 8, better thousands')
     generator, device = torch.Generator().manual_seed(seed), training_device()
     classes = sorted(set(labels)) if labels is not None else []
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        net = FeatureNet(sample_size=images.shape[-1], classes=classes, name=name).train().to(device, memory_format=torch.channels_last)
+        net = (FeatureNet(sample_size=images.shape[-1], classes=classes, name=name)
+               .train().to(device, memory_format=torch.channels_last))
         width = net.num_features
-        project = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 96)).to(device)
+        project = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 256), nn.BatchNorm1d(256), nn.ReLU(),
+                                nn.Linear(256, 96)).to(device)
         read_damage = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 6)).to(device)
     parameters = [p for m in (net.stages, project, read_damage) for p in m.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-2)
@@ -467,8 +485,11 @@ class InceptionFeatures(nn.Module):
         try:
             torch.load(path, weights_only=True)     # torch-fidelity itself would unpickle anything
             self.net = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(path)).inception
-        except ModuleNotFoundError: raise ModuleNotFoundError('Inception features need torch-fidelity: pip install torch-fidelity') from None
-        except Exception as e: raise ValueError(f"'{path}' does not hold torch-fidelity's Inception-v3 weights ({type(e).__name__}); get {self.url}") from None
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError('Inception features need torch-fidelity: pip install torch-fidelity') from None
+        except Exception as e:
+            raise ValueError(f"'{path}' does not hold torch-fidelity's Inception-v3 weights ({type(e).__name__}); "
+                             f'get {self.url}') from None
         self.requires_grad_(False)
 
     def forward(self, images:Tensor) -> Tensor: # B 3 H W uint8 -> B 2048
@@ -487,7 +508,8 @@ def load_features(
     if str(name).startswith('timm:'): return TimmFeatures(*str(name)[5:].split('@', 1))
     folder = asset_path('features') if name == 'phantoms' else Path(name)
     if not (folder/'config.json').is_file():
-        raise FileNotFoundError(f"no feature network at '{folder}': give 'phantoms', 'inception:FILE', 'timm:NAME' or a folder saved by train_features")
+        raise FileNotFoundError(f"no feature network at '{folder}': give 'phantoms', 'inception:FILE', 'timm:NAME' "
+                                'or a folder saved by train_features')
     kind = read_json(folder/'config.json').get('_class_name')
     if kind != 'FeatureNet': raise ValueError(f"'{folder}' holds a {kind}, not a FeatureNet")
     return FeatureNet.from_pretrained(folder).eval().requires_grad_(False)
@@ -495,7 +517,8 @@ def load_features(
 def features_name(net:nn.Module) -> str:
     """Name and a hash of the weights: figures with different names must not stand in one table."""
     digest = hashlib.sha256()
-    for key, value in sorted(net.state_dict().items()): digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
+    for key, value in sorted(net.state_dict().items()):
+        digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
     name = net.config.name if hasattr(net, 'config') else getattr(net, 'name', type(net).__name__)
     return f'{name}-{digest.hexdigest()[:8]}'
 
@@ -513,16 +536,24 @@ class TimmFeatures(nn.Module):
     ):
         import timm
         super().__init__()
-        if path is not None and not Path(path).is_file(): raise FileNotFoundError(f"no weights at '{path}': give 'timm:{name}@FILE'")
-        if not name.startswith('hf-hub:') and not timm.is_model(name): raise ValueError(f"timm {timm.__version__} knows no model '{name}': timm.list_models() names them")
+        if path is not None and not Path(path).is_file():
+            raise FileNotFoundError(f"no weights at '{path}': give 'timm:{name}@FILE'")
+        if not name.startswith('hf-hub:') and not timm.is_model(name):
+            raise ValueError(f"timm {timm.__version__} knows no model '{name}': timm.list_models() names them")
         try: self.net = timm.create_model(name, pretrained=pretrained and path is None)
-        except Exception as e: raise FileNotFoundError(f"no weights for timm's '{name}' ({type(e).__name__}): go online once, or give 'timm:{name}@FILE'") from None
+        except Exception as e:
+            raise FileNotFoundError(f"no weights for timm's '{name}' ({type(e).__name__}): go online once, "
+                                    f"or give 'timm:{name}@FILE'") from None
         if path is not None:
             try: timm.models.load_checkpoint(self.net, str(path), weights_only=True)
-            except Exception as e: raise ValueError(f"'{path}' does not hold weights of timm's '{name}': {str(e).splitlines()[0]}") from None
+            except Exception as e:
+                raise ValueError(f"'{path}' does not hold weights of timm's '{name}': "
+                                 f'{str(e).splitlines()[0]}') from None
         data = timm.data.resolve_model_data_config(self.net)
-        self.name, self.size, self.interpolation, self.num_features = f'timm-{name}', data['input_size'][1:], data['interpolation'], self.net.head_hidden_size
-        for key in ('mean', 'std'): self.register_buffer(key, 255 * torch.tensor(data[key])[:, None, None], persistent=False)
+        self.name, self.size, self.interpolation, self.num_features = (
+            f'timm-{name}', data['input_size'][1:], data['interpolation'], self.net.head_hidden_size)
+        for key in ('mean', 'std'):
+            self.register_buffer(key, 255 * torch.tensor(data[key])[:, None, None], persistent=False)
         self.eval().requires_grad_(False)
 
     def forward(self, images:Tensor) -> Tensor: # B 3 H W uint8 -> B F
@@ -541,12 +572,14 @@ def compare(
     k:int=3,
     seed:int=0, # of KID's subsets
 ) -> dict[str, float]: # fid, kid, precision, recall, density, coverage
-    """The figures that compare two sets of features, by torchmetrics and the two metrics above; density and coverage with k = 5, or n - 1 if that is less."""
+    """The figures that compare two sets of features, by torchmetrics and the two metrics above;
+    density and coverage with k = 5, or n - 1 if that is less."""
     finite(real, 'real'); finite(fake, 'fake')
     n, given = min(len(real), len(fake)), Given(real.shape[1])
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')     # KID says that it keeps all features: it must
-        metrics = dict(fid=FrechetInceptionDistance(given), pr=ImprovedPrecisionRecall(k=k), dc=DensityCoverage(k=min(5, n - 1)),
+        metrics = dict(fid=FrechetInceptionDistance(given), pr=ImprovedPrecisionRecall(k=k),
+                       dc=DensityCoverage(k=min(5, n - 1)),
                        kid=KernelInceptionDistance(given, subset_size=min(n, 1000), subsets=1 if n <= 1000 else 20))
     for metric in metrics.values():
         metric.update(real.double(), real=True)
@@ -555,20 +588,26 @@ def compare(
         torch.manual_seed(seed)
         kid = metrics['kid'].compute()[0]
     (precision, recall), (density, coverage) = metrics['pr'].compute(), metrics['dc'].compute()
-    return dict(fid=float(metrics['fid'].compute()), kid=float(kid), precision=float(precision), recall=float(recall), density=float(density), coverage=float(coverage))
+    return dict(fid=float(metrics['fid'].compute()), kid=float(kid), precision=float(precision), recall=float(recall),
+                density=float(density), coverage=float(coverage))
 
 # %% ../nbs/13_metrics.ipynb #b4758a10
-def draw_sets(real:Tensor, sets:dict[str, Tensor], floor_real:Tensor|None, n:int|None, seed:int) -> tuple[Tensor, dict[str, Tensor], Tensor, str]:
+def draw_sets(
+    real:Tensor, sets:dict[str, Tensor], floor_real:Tensor|None, n:int|None, seed:int
+) -> tuple[Tensor, dict[str, Tensor], Tensor, str]:
     """n real images, n of each set and n further real ones for the floor, and in words where the floor comes from."""
+    if not sets: raise ValueError('no generated images: give at least one set')
     limit = {name: len(x) for name, x in sets.items()}
     if floor_real is None: limit['half of real'] = len(real) // 2
     else: limit |= {'real': len(real), 'floor_real': len(floor_real)}
     least = min(limit, key=limit.get)
     n = limit[least] if n is None else n
-    if n > limit[least]: raise ValueError(f'n = {n}, but {least} has {limit[least]} images: give more images' + (' or floor_real=' if 'half' in least else '') + f', or n <= {limit[least]}')
+    if n > limit[least]:
+        raise ValueError(f'n = {n}, but {least} has {limit[least]} images: give more images'
+                         + (' or floor_real=' if 'half' in least else '') + f', or n <= {limit[least]}')
     pick = lambda x, m: x[torch.randperm(len(x), generator=generator)[:m]]
     drawn = {}
-    for name in reversed(sets):                                                          # the draws that follow are those after the first set
+    for name in reversed(sets): # the draws that follow are those after the first set
         generator = torch.Generator().manual_seed(seed)
         drawn = {name: pick(sets[name], n)} | drawn
     if floor_real is not None: return pick(real, n), drawn, pick(floor_real, n), 'another real set'
@@ -576,11 +615,14 @@ def draw_sets(real:Tensor, sets:dict[str, Tensor], floor_real:Tensor|None, n:int
     return both[:n], drawn, both[n:], 'the other half of the real set'
 
 def half_splits(real:Tensor, times:int=5, k:int=3, seed:int=0) -> dict: # N F
-    """The figures of one random half of the real features against the other half: n (of each half), times, name: [mean, least, most]; without figures when n <= k."""
+    """The figures of one random half of the real features against the other half: n (of each half), times,
+    name: [mean, least, most]; without figures when n <= k."""
     n, generator = len(real) // 2, torch.Generator().manual_seed(seed)
-    halves = [real[torch.randperm(len(real), generator=generator)[:2 * n]].split(n) for _ in range(times if n > k else 0)]
+    halves = [real[torch.randperm(len(real), generator=generator)[:2 * n]].split(n)
+              for _ in range(times if n > k else 0)]
     found = [compare(*half, k, seed) for half in halves]
-    return dict(n=n, times=len(found), **{name: [float(f([x[name] for x in found])) for f in (np.mean, min, max)] for name in (found[0] if found else ())})
+    return dict(n=n, times=len(found), **{name: [float(f([x[name] for x in found])) for f in (np.mean, min, max)]
+                                          for name in (found[0] if found else ())})
 
 RANGE = dict(fid=(0, math.inf), precision=(0, 1), recall=(0, 1), density=(0, math.inf), coverage=(0, 1))
 
@@ -592,16 +634,19 @@ def bootstrap(
     seed:int=0,
     what:str='bootstrap', # beside the progress bar
 ) -> dict[str, list[float]]: # name -> [low, high]
-    """Interval of each figure by half-samples: half of each set, drawn without repetition, has the spread of the whole set's figure.
+    """Interval of each figure by half-samples: half of each set, drawn without repetition, has the spread of the whole
+    set's figure.
 
-    The interval is moved so that the half-samples' mean is at the figure itself, because figures such as FID depend on n. (An exchangeable
-    bootstrap with weights 0 and 2: Praestgaard and Wellner 1993. With repetition, copies at distance 0 would shrink every ball.)
+    The interval is moved so that the half-samples' mean is at the figure itself, because figures such as FID depend on
+    n. (An exchangeable bootstrap with weights 0 and 2: Praestgaard and Wellner 1993. With repetition, copies at
+    distance 0 would shrink every ball.)
     """
     whole, generator = figures(*sets), torch.Generator().manual_seed(seed)
     half = lambda x: x[torch.randperm(len(x), generator=generator)[:len(x) // 2]]
     drawn = [figures(*map(half, sets)) for _ in tqdm(range(repeats), desc=what)]
     moved = {name: np.array([d[name] for d in drawn]) for name in whole}
-    return {name: np.clip(np.quantile(x, [(1 - level) / 2, (1 + level) / 2]) - x.mean() + whole[name], *RANGE.get(name, (-math.inf, math.inf))).tolist() for name, x in moved.items()}
+    return {name: np.clip(np.quantile(x, [(1 - level) / 2, (1 + level) / 2]) - x.mean() + whole[name],
+                          *RANGE.get(name, (-math.inf, math.inf))).tolist() for name, x in moved.items()}
 
 def fid_infinity(
     real:Tensor, # N F features
@@ -613,11 +658,12 @@ def fid_infinity(
 ) -> float:
     """FID extrapolated to infinitely many images: the intercept of a line over 1/n (Chong and Forsyth 2020).
 
-    The paper varies the fake images only, against one large real set; here both sides have n images, because the real set's share of
-    the bias is as large when it is small. ValueError when `least` is not between 2 and the number of images.
+    The paper varies the fake images only, against one large real set; here both sides have n images, because the real
+    set's share of the bias is as large when it is small. ValueError when `least` is not between 2 and the number of
+    images.
     """
     n, given, generator = min(len(real), len(fake)), Given(real.shape[1]), torch.Generator().manual_seed(seed)
-    least = least or n // 2
+    if least is None: least = n // 2
     if not 2 <= least < n: raise ValueError(f'least must be between 2 and the number of images, {n}; found {least}')
     sizes = np.linspace(least, n, points).astype(int)
     pick, fids = (lambda x, m: x[torch.randperm(len(x), generator=generator)[:m]].double()), []
@@ -639,59 +685,80 @@ def evaluate(
     repeats:int=0, # half-samples for 95 % intervals; 0: none
     infinite:bool|None=False, # FID extrapolated to infinitely many images, too; None: where n is at least twice the number of features
     splits:int=5, # random half-splits of the real images
-    unequal:bool=False, # all images of each set, as published tables have it (10,000 painted against the training set), instead of n of each; needs `floor_real`
+    unequal:bool=False, # all of each set, not n, as in published tables (10,000 painted against the training set); needs `floor_real`
 ) -> dict: # of several sets a dict for each, by name
-    """FID, KID, IS, precision, recall, density and coverage, each with its floor: the same figure for real images in the place of the fake ones, same n (with `unequal`: all there are).
+    """FID, KID, IS, precision, recall, density and coverage, each with its floor: the same figure for real images in the
+    place of the fake ones, same n (with `unequal`: all there are).
 
-    Keys: fid, fid_floor, kid, kid_floor, is and is_real (where the network has a classifier), precision, recall, density, coverage likewise; n, k, k_coverage, seed, features
-    (name and hash), floor (what stood in; with `unequal` n counts the fake ones, and n_real and n_floor stand beside it), half_splits (`half_splits`), intervals (with `repeats`: name -> [low, high]), fid_infinity and
-    fid_infinity_floor (with `infinite`). ValueError when n is below k + 1 or above what is there; a warning when n <= num_features.
+    Keys: fid, fid_floor, kid, kid_floor, is and is_real (where the network has a classifier), precision, recall,
+    density, coverage likewise; n, k, k_coverage, seed, features (name and hash), floor (what stood in; with `unequal` n
+    counts the fake ones, and n_real and n_floor stand beside it), half_splits (`half_splits`), intervals (with
+    `repeats`: name -> [low, high]), fid_infinity and fid_infinity_floor (with `infinite`). ValueError when n is below
+    k + 1 or above what is there; a warning when n <= num_features.
     """
     net = load_features(features).to(training_device()) if isinstance(features, (str, Path)) else features
-    real, sets = as_bytes(real, 'real'), {name: as_bytes(x, name) for name, x in (fake if isinstance(fake, dict) else {'fake': fake}).items()}
+    real, sets = as_bytes(real, 'real'), {name: as_bytes(x, name) for name, x in
+                                          (fake if isinstance(fake, dict) else {'fake': fake}).items()}
     if floor_real is not None: floor_real = as_bytes(floor_real, 'floor_real')
     if n is not None and n <= k: raise ValueError(f'n = {n} is too few for k = {k}: give n >= {k + 1}')
-    if unequal and (floor_real is None or n is not None): raise ValueError('unequal takes all images of three sets: give floor_real, and no n')
-    real, sets, other, how = (real, sets, floor_real, 'another real set') if unequal else draw_sets(real, sets, floor_real, n, seed)
+    if unequal and (floor_real is None or n is not None):
+        raise ValueError('unequal takes all images of three sets: give floor_real, and no n')
+    real, sets, other, how = ((real, sets, floor_real, 'another real set') if unequal
+                              else draw_sets(real, sets, floor_real, n, seed))
     least = min(map(len, (real, *sets.values(), other)))
-    if least <= k: raise ValueError(f'{least} images on a side are too few for k = {k}: give at least {k + 1} of each' + ('' if floor_real is not None else f', of the real ones {2*(k + 1)}, for they are cut in halves for the floor'))
-    if repeats and least < 2*(k + 1): raise ValueError(f'{least} images are too few for intervals, which come from halves: give n >= {2*(k + 1)}, or no repeats')
+    if least <= k:
+        raise ValueError(f'{least} images on a side are too few for k = {k}: give at least {k + 1} of each'
+                         + ('' if floor_real is not None
+                            else f', of the real ones {2*(k + 1)}, for they are cut in halves for the floor'))
+    if repeats and least < 2*(k + 1):
+        raise ValueError(f'{least} images are too few for intervals, which come from halves: '
+                         f'give n >= {2*(k + 1)}, or no repeats')
     if least <= net.num_features:
-        warnings.warn(f'n = {least} is not above the {net.num_features} features: the covariances are singular and FID is mostly bias; '
-                      f'compare only with fid_floor, or give n > {net.num_features}')
+        warnings.warn(f'n = {least} is not above the {net.num_features} features: the covariances are singular and FID '
+                      f'is mostly bias; compare only with fid_floor, or give n > {net.num_features}')
     if infinite and least < 2 * net.num_features:
-        warnings.warn(f'n = {least} is below twice the {net.num_features} features: the line to infinity is bent there, and fid_infinity keeps much of the bias')
+        warnings.warn(f'n = {least} is below twice the {net.num_features} features: the line to infinity is bent there, '
+                      'and fid_infinity keeps much of the bias')
     if infinite is None: infinite = least >= 2 * net.num_features
     real, other = extract(net, real), extract(net, other)                                   # n F
     def figures(x, of=''): # n F -> name -> number, name -> interval
-        found, logits, intervals = compare(real, x, k, seed), net.logits(x.to(next(net.parameters()).device)).cpu(), {}
+        found, logits, intervals = (
+            compare(real, x, k, seed), net.logits(x.to(next(net.parameters()).device)).cpu(), {})
         if logits.shape[1]: found['is'] = inception_score(logits)                           # where there is a classifier
         if infinite: found['fid_infinity'] = fid_infinity(real, x, seed=seed)
         if repeats:
-            intervals = bootstrap(lambda a, b: compare(a, b, k, seed), real, x, repeats=repeats, seed=seed, what=f'intervals{of}')
-            if logits.shape[1]: intervals |= bootstrap(lambda l: {'is': inception_score(l)}, logits, repeats=repeats, seed=seed, what=f'intervals{of}, IS')
+            intervals = bootstrap(lambda a, b: compare(a, b, k, seed), real, x, repeats=repeats, seed=seed,
+                                  what=f'intervals{of}')
+            if logits.shape[1]:
+                intervals |= bootstrap(lambda l: {'is': inception_score(l)}, logits, repeats=repeats, seed=seed,
+                                       what=f'intervals{of}, IS')
         return found, intervals
     as_floor = lambda of: {'is_real' if name == 'is' else f'{name}_floor': x for name, x in of.items()}
     floor, floor_intervals = map(as_floor, figures(other, ' of the floor'))
-    shared = floor | {**(dict(n_real=len(real), n_floor=len(other)) if unequal else {}), 'k': k, 'k_coverage': min(5, least - 1), 'seed': seed, 'features': features_name(net), 'floor': how}
+    shared = floor | {**(dict(n_real=len(real), n_floor=len(other)) if unequal else {}), 'k': k,
+                      'k_coverage': min(5, least - 1), 'seed': seed, 'features': features_name(net), 'floor': how}
     shared['half_splits'] = half_splits(torch.cat([real, other]) if floor_real is None else real, splits, k, seed)
     results = {}
     for name, x in sets.items():
         found, intervals = figures(extract(net, x))
-        results[name] = found | {'n': len(x)} | shared | (dict(repeats=repeats, intervals=intervals | floor_intervals) if repeats else {})
+        results[name] = found | {'n': len(x)} | shared | (
+            dict(repeats=repeats, intervals=intervals | floor_intervals) if repeats else {})
     return results if isinstance(fake, dict) else results['fake']
 
 # %% ../nbs/13_metrics.ipynb #4fdd3240
 def missing_modes(images:Tensor, labels, n:int, seed:int, classes:int=1):
-    """Sets of n clean images from which something is missing: each of the `classes` largest classes in turn, half of the modes, all but a few images. Yields kind, level, images."""
+    """Sets of n clean images from which something is missing: each of the `classes` largest classes in turn, half of the
+    modes, all but a few images. Yields kind, level, images."""
     rng, labels = np.random.default_rng(seed), np.asarray(labels)
     draw = lambda rows: images[torch.from_numpy(rng.choice(rows, n, replace=len(rows) < n))]
     names, counts = np.unique(labels, return_counts=True)
-    for name in names[np.argsort(-counts, kind='stable')[:classes*(len(names) > 1)]]: yield 'class left out', str(name), draw(np.flatnonzero(labels != name))
+    for name in names[np.argsort(-counts, kind='stable')[:classes*(len(names) > 1)]]:
+        yield 'class left out', str(name), draw(np.flatnonzero(labels != name))
     thumbnails = F.adaptive_avg_pool2d(images.float(), 8).flatten(1).numpy()                # N 192
     _, mode = kmeans2(thumbnails, 6, seed=seed, minit='++')
     yield 'half of the modes', '3 of 6 clusters', draw(np.flatnonzero(np.isin(mode, rng.permutation(6)[:3])))
-    for few in (max(2, n // part) for part in (6, 24, 96)): yield 'few repeated', few, draw(rng.choice(len(images), few, replace=False))
+    for few in (max(2, n // part) for part in (6, 24, 96)):
+        yield 'few repeated', few, draw(rng.choice(len(images), few, replace=False))
 
 def feature_ladder(
     reference:Tensor, # N 3 H W uint8, real
@@ -715,11 +782,13 @@ def feature_ladder(
         yield from missing_modes(images, labels, n, seed, classes)
         yield 'copies', 'the reference itself', known
     real = extract(net, known)
-    return [dict(kind=kind, level=level, **compare(real, extract(net, x), k, seed)) for kind, level, x in tqdm(rungs(), desc='ladder')]
+    return [dict(kind=kind, level=level, **compare(real, extract(net, x), k, seed))
+            for kind, level, x in tqdm(rungs(), desc='ladder')]
 
 # %% ../nbs/13_metrics.ipynb #6df36dc0
 def agreement(wanted:list[dict], read:list[dict]) -> dict[str, float]:
-    """Share of images, per attribute, whose reading has the value that was wanted; attributes that nobody asked for are not there."""
+    """Share of images, per attribute, whose reading has the value that was wanted;
+    attributes that nobody asked for are not there."""
     names = {name: None for w in wanted for name in w}
     return {name: float(np.mean([r.get(name) == w[name] for w, r in zip(wanted, read) if name in w])) for name in names}
 
@@ -731,33 +800,40 @@ def adherence(
     real_prompts:list[str]|None=None, # their true descriptions: what the describer reaches on real images
     seed:int=0, # of the shuffles
 ) -> dict:
-    """Share of a prompt's attributes that the measuring describer reads in the image; mean, per attribute, beside chance and real images.
+    """Share of a prompt's attributes that the measuring describer reads in the image; mean, per attribute, beside chance
+    and real images.
 
-    chance: the same readings against the prompt of another image (mean of 20 shuffles without a fixed point). Keys: mean, chance, real (if given), n,
-    attributes: {name: {value, chance, real}}. ValueError for fewer than 2 images, when the numbers differ, or no prompt holds a known attribute.
+    chance: the same readings against the prompt of another image (mean of 20 shuffles without a fixed point).
+    Keys: mean, chance, real (if given), n, attributes: {name: {value, chance, real}}.
+    ValueError for fewer than 2 images, when the numbers differ, or no prompt holds a known attribute.
     """
     def measured(images, prompts, what):
         images = as_bytes(images, what)
-        if len(images) != len(prompts): raise ValueError(f'{len(images)} {what} but {len(prompts)} prompts: give one prompt for each image')
+        if len(images) != len(prompts):
+            raise ValueError(f'{len(images)} {what} but {len(prompts)} prompts: give one prompt for each image')
         wanted = [read_attributes(p, modality) for p in prompts]
         if not any(wanted): raise ValueError(f"no prompt holds an attribute of {modality}, the first is '{prompts[0]}'")
         return wanted, [describer.measure(x, modality) for x in images.permute(0, 2, 3, 1).numpy()]
     if len(prompts) < 2: raise ValueError('chance needs the prompt of another image: give at least 2 images')
-    if real is not None and real_prompts is None: raise ValueError('real images need real_prompts, their true descriptions')
+    if real is not None and real_prompts is None:
+        raise ValueError('real images need real_prompts, their true descriptions')
     describer, rng = MeasuringDescriber(), np.random.default_rng(seed)
     wanted, read = measured(images, prompts, 'images')
     def others(): # each image with the prompt of the next one in a random ring
         ring = rng.permutation(len(wanted))
         return [wanted[i] for i in np.roll(ring, 1)[np.argsort(ring)]]
     shuffled = [agreement(others(), read) for _ in range(20)]
-    columns = dict(value=agreement(wanted, read), chance={a: float(np.mean([s[a] for s in shuffled])) for a in shuffled[0]})
+    columns = dict(value=agreement(wanted, read),
+                   chance={a: float(np.mean([s[a] for s in shuffled])) for a in shuffled[0]})
     if real is not None: columns['real'] = agreement(*measured(real, real_prompts, 'real'))
     means = {name: float(np.mean(list(column.values()))) for name, column in columns.items()}
-    return dict(mean=means.pop('value'), **means, n=len(wanted), attributes={a: {c: v.get(a) for c, v in columns.items()} for a in columns['value']})
+    return dict(mean=means.pop('value'), **means, n=len(wanted),
+                attributes={a: {c: v.get(a) for c, v in columns.items()} for a in columns['value']})
 
 # %% ../nbs/13_metrics.ipynb #13e00002
 class Watch:
-    """Looks at a training: `train(out, watch=Watch(out))`. Paints with fixed noise from the validation images' descriptions, keeps a picture, and compares with these images.
+    """Looks at a training: `train(out, watch=Watch(out))`. Paints with fixed noise from the validation images'
+    descriptions, keeps a picture, and compares with these images.
 
     ValueError where there are fewer than 4 validation or training images."""
     def __init__(
@@ -770,11 +846,15 @@ class Watch:
         per_class:int=6, # in the picture
         seed:int=0,
     ):
-        self.table, self.features, self.steps, self.guidance_scale, self.per_class, self.seed, self.pipe = load_table(out), features, num_inference_steps, guidance_scale, per_class, seed, None
-        self.net = load_features(features)                                                     # a wrong name is found now, not at the first look
+        self.table, self.features, self.steps, self.guidance_scale, self.per_class, self.seed, self.pipe = (
+            load_table(out), features, num_inference_steps, guidance_scale, per_class, seed, None)
+        # a wrong name is found now, not at the first look
+        self.net = load_features(features)
         val, train = (self.table[self.table.split == s] for s in ('val', 'train'))
         n = min(n or (1000 if torch.cuda.is_available() else 300), len(val), len(train))
-        if n < 4: raise ValueError(f'{out} has {len(val)} validation and {len(train)} training images, too few to watch with: prepare it with a larger validation split, or do not watch')
+        if n < 4:
+            raise ValueError(f'{out} has {len(val)} validation and {len(train)} training images, too few to watch with: '
+                             'prepare it with a larger validation split, or do not watch')
         self.rows, self.others = (t.sample(n, random_state=seed) for t in (val, train))
         self.prompts = load_descriptions(out).set_index('file_name').t_mix[self.rows.file_name].tolist()
 
@@ -799,7 +879,8 @@ class Watch:
         labels, prompts, images = self.rows.label.tolist(), self.prompts if self.pipe.config.uses_text else None, []
         for i in range(0, len(labels), batch_size):
             part = slice(i, i + batch_size)
-            images.append(self.pipe(labels[part], prompts and prompts[part], self.steps, self.guidance_scale, generator=noise[part], output_type='uint8').images)
+            images.append(self.pipe(labels[part], prompts and prompts[part], self.steps, self.guidance_scale,
+                                    generator=noise[part], output_type='uint8').images)
         return np.concatenate(images)
 
     def __call__(self, model, folder, step) -> dict: # figures and floors, n, features, picture, seconds, note
@@ -808,12 +889,18 @@ class Watch:
         if self.pipe is None or self.pipe.uvit is not model: self.begin(model, folder)
         images, picture = self.paint(), Path('watch')/f'step-{step:06}.png'
         (Path(folder)/'watch').mkdir(exist_ok=True)
-        draw_classes(images, self.rows.label.tolist(), self.prompts if self.pipe.config.uses_text else ['']*len(self.rows), Path(folder)/picture, self.per_class, f'{Path(folder).name}, step {step}: synthetic images')
+        draw_classes(images, self.rows.label.tolist(),
+                     self.prompts if self.pipe.config.uses_text else ['']*len(self.rows), Path(folder)/picture,
+                     self.per_class, f'{Path(folder).name}, step {step}: synthetic images')
         of, n = features_name(self.net), len(self.rows)
-        note = (f'{n} images painted from the descriptions of {n} validation images ({self.steps} steps, guidance {self.guidance_scale:g}), compared with these; floor: {n} training images in their place. Features {of}'
-                + (f", trained on phantoms and not shown fit for {self.table.attrs['dataset']}" if self.features == 'phantoms' and self.table.attrs['dataset'] != 'phantoms' else '')
-                + (f'; N is not above their number, {self.net.num_features}, so FID is mostly bias' if n <= self.net.num_features else '') + '. For the trend of this run, not for a table.')
-        return self.figures(extract(self.net, as_bytes(images))) | self.floor | dict(n=n, features=of, picture=picture.as_posix(), seconds=round(time.time() - start, 1), note=note)
+        note = (f'{n} images painted from the descriptions of {n} validation images ({self.steps} steps, guidance '
+                f'{self.guidance_scale:g}), compared with these; floor: {n} training images in their place. Features {of}'
+                + (f", trained on phantoms and not shown fit for {self.table.attrs['dataset']}"
+                   if self.features == 'phantoms' and self.table.attrs['dataset'] != 'phantoms' else '')
+                + (f'; N is not above their number, {self.net.num_features}, so FID is mostly bias'
+                   if n <= self.net.num_features else '') + '. For the trend of this run, not for a table.')
+        return self.figures(extract(self.net, as_bytes(images))) | self.floor | dict(
+            n=n, features=of, picture=picture.as_posix(), seconds=round(time.time() - start, 1), note=note)
 
 def draw_classes(
     images:np.ndarray, # N H W 3 uint8
@@ -834,9 +921,14 @@ def draw_classes(
         y = 1 - (0.35 + 0.95*(r + 1))/(top + foot)
         fig.text(0.01, y + 0.46/(top + foot), label, fontsize=8, va='center', parse_math=False)
         for j, i in enumerate(at):
-            ax = fig.add_axes([(1.3 + 0.95*j)/9, y, 0.92/9, 0.92/(top + foot)]); ax.imshow(images[i], interpolation='lanczos'); ax.set_axis_off()
-            if prompts[i]: ax.text(0.04, 0.94, str(j + 1), transform=ax.transAxes, fontsize=6, color='white', va='top', bbox=dict(facecolor='black', alpha=0.6, pad=0.8, lw=0))
-    for k, line in enumerate(lines): fig.text(0.01, (foot - 0.1 - 0.16*k)/(top + foot), line, fontsize=6.5, va='center', parse_math=False)
+            ax = fig.add_axes([(1.3 + 0.95*j)/9, y, 0.92/9, 0.92/(top + foot)])
+            ax.imshow(images[i], interpolation='lanczos')
+            ax.set_axis_off()
+            if prompts[i]:
+                ax.text(0.04, 0.94, str(j + 1), transform=ax.transAxes, fontsize=6, color='white', va='top',
+                        bbox=dict(facecolor='black', alpha=0.6, pad=0.8, lw=0))
+    for k, line in enumerate(lines):
+        fig.text(0.01, (foot - 0.1 - 0.16*k)/(top + foot), line, fontsize=6.5, va='center', parse_math=False)
     part = Path(path).with_suffix('.part')
     fig.savefig(part, format='png', metadata=dict(Description=SYNTHETIC, Synthetic='true'))
     part.replace(path)
@@ -850,13 +942,17 @@ def table_images(out:str, size:int, seed:int) -> tuple[Tensor, list[str], dict]:
     (images, labels), (reference, _) = part(train), part(test)
     groups = train['group'].unique()
     first = train['group'].isin(np.random.default_rng(seed).permutation(groups)[:len(groups) // 2]).to_numpy(copy=True)
-    halves = images[torch.from_numpy(first)], images[torch.from_numpy(~first)], [l for l, f in zip(labels, first) if not f]
+    halves = (images[torch.from_numpy(first)], images[torch.from_numpy(~first)],
+              [l for l, f in zip(labels, first) if not f])
     return images, labels, {'test against train': (reference, images, labels), 'train, halves by group': halves}
 
 def write_card(out:Path, **facts):
     """README.md beside the weights: what made them."""
-    lines = ['# Feature network', '', 'Self-supervised features for FID, KID, precision and recall; made by chapter 13, `vap_diffusion.metrics`.', '',
-             *(f'- {key}: {value}' for key, value in facts.items()), '', '```', (out/'config.json').read_text().strip(), '```', '', 'Licence: Apache-2.0, as far as the terms of the training images allow.', '']
+    lines = ['# Feature network', '',
+             'Self-supervised features for FID, KID, precision and recall; made by chapter 13, `vap_diffusion.metrics`.', '',
+             *(f'- {key}: {value}' for key, value in facts.items()), '',
+             '```', (out/'config.json').read_text().strip(), '```', '',
+             'Licence: Apache-2.0, as far as the terms of the training images allow.', '']
     (out/'README.md').write_text('\n'.join(lines))
 
 def on_card(net, reference, others, n:int, seed:int) -> dict[str, str]:
@@ -866,12 +962,16 @@ def on_card(net, reference, others, n:int, seed:int) -> dict[str, str]:
     known, clean = (x[torch.randperm(len(x), generator=draw)[:n]] for x in (reference, others)) # as `feature_ladder` draws
     real = extract(net, known)
     rungs = {'held_out_real_images': clean, 'the_same_blurred_by_one_pixel': damage(clean, 'blur', 1, seed)}
-    return {name: 'FID {fid:.1f}, precision {precision:.2f}, recall {recall:.2f}, '.format(**compare(real, extract(net, x), 3, seed)) + f'n = {n}' for name, x in rungs.items()}
+    return {name: 'FID {fid:.1f}, precision {precision:.2f}, recall {recall:.2f}, '.format(
+                      **compare(real, extract(net, x), 3, seed)) + f'n = {n}'
+            for name, x in rungs.items()}
 
 def main(argv=None):
-    """Train a feature network, on phantoms or on a prepared table's training split, and put it on the ladder of known damage."""
+    """Train a feature network, on phantoms or on a prepared table's training split,
+    and put it on the ladder of known damage."""
     ap = argparse.ArgumentParser(prog='python -m vap_diffusion.metrics', description=main.__doc__)
-    ap.add_argument('--out', type=Path, required=True, help='folder of the network; one that is there already is judged, not trained again')
+    ap.add_argument('--out', type=Path, required=True,
+                    help='folder of the network; one that is there already is judged, not trained again')
     ap.add_argument('--table', help='a folder that `prepare` wrote; without it: phantoms of all three modalities')
     ap.add_argument('--images', type=int, default=6000, help='phantoms to train on')
     ap.add_argument('--size', type=int, default=64)
@@ -879,7 +979,8 @@ def main(argv=None):
     ap.add_argument('--steps', type=int, help='instead of minutes: the same network again')
     ap.add_argument('--n', type=int, default=1500, help='images on each side of the ladder')
     ap.add_argument('--seed', type=int, default=0)
-    ap.add_argument('--ladder', type=Path, help='JSON file to write the ladder to, beside what other data sets wrote there')
+    ap.add_argument('--ladder', type=Path,
+                    help='JSON file to write the ladder to, beside what other data sets wrote there')
     a = ap.parse_args(argv)
     name = load_table(a.table).attrs['dataset'] if a.table else 'phantoms'
     if a.table: images, labels, ladders = table_images(a.table, a.size, a.seed)
@@ -887,22 +988,29 @@ def main(argv=None):
         images, labels = labelled_phantoms(a.images, 10**6 * (a.seed + 1), a.size)
         other, other_labels = labelled_phantoms(4 * a.n, 10**7 + a.seed, a.size)
         skin, skin_labels = labelled_phantoms(4*a.n, 2*10**7 + a.seed, a.size, ['dermoscopy'])
-        ladders = {'held-out phantoms': (other[:a.n], other[a.n:], other_labels[a.n:]), 'held-out dermoscopy': (skin[:a.n], skin[a.n:], skin_labels[a.n:])} # the tables of chapter 19 are of the second kind
+        # the tables of chapter 19 are of the second kind
+        ladders = {'held-out phantoms': (other[:a.n], other[a.n:], other_labels[a.n:]),
+                   'held-out dermoscopy': (skin[:a.n], skin[a.n:], skin_labels[a.n:])}
     command = 'python -m vap_diffusion.metrics ' + shlex.join(sys.argv[1:] if argv is None else argv)
     if (a.out/'config.json').is_file(): net = load_features(str(a.out))
     else:
         log, began = [], time.time()
-        net = train_features(images, labels, None if a.steps else a.minutes, a.steps, seed=a.seed, name=f'{name}-{a.size}', out=a.out, log=log)
-        correct = net.logits(extract(net, images)).argmax(1) == torch.tensor([net.config.classes.index(x) for x in labels])
-        write_card(a.out, command=f'`{command}`', data=f'{len(images)} training images of {name}, {a.size} px', seed=a.seed, steps=log[-1]['step'],
-                   seconds=round(time.time() - began), threads=torch.get_num_threads(), parameters=sum(p.numel() for p in net.parameters()),
+        net = train_features(images, labels, None if a.steps else a.minutes, a.steps, seed=a.seed,
+                             name=f'{name}-{a.size}', out=a.out, log=log)
+        correct = net.logits(extract(net, images)).argmax(1) == torch.tensor(
+            [net.config.classes.index(x) for x in labels])
+        write_card(a.out, command=f'`{command}`', data=f'{len(images)} training images of {name}, {a.size} px',
+                   seed=a.seed, steps=log[-1]['step'], seconds=round(time.time() - began),
+                   threads=torch.get_num_threads(), parameters=sum(p.numel() for p in net.parameters()),
                    instance_loss=round(log[-1]['instance'], 3), damage_loss=round(log[-1]['damage'], 3),
-                   classifier_accuracy_on_training_images=round(float(correct.float().mean()), 3), **on_card(net, *next(iter(ladders.values()))[:2], a.n, a.seed))
+                   classifier_accuracy_on_training_images=round(float(correct.float().mean()), 3),
+                   **on_card(net, *next(iter(ladders.values()))[:2], a.n, a.seed))
     if a.ladder is None: return
     found = read_json(a.ladder) if a.ladder.is_file() else {}
     for what, (reference, others, others_labels) in ladders.items():
         n, began = min(a.n, len(reference), len(others)), time.time()
-        rungs = feature_ladder(reference, others, others_labels, net, n, a.seed, classes=3 if what == 'held-out dermoscopy' else 1)
+        rungs = feature_ladder(reference, others, others_labels, net, n, a.seed,
+                               classes=3 if what == 'held-out dermoscopy' else 1)
         found[f'{name}: {what}'] = dict(features=features_name(net), n=n, k=3, seed=a.seed, seconds=round(time.time() - began),
                                        device=f'CPU, {torch.get_num_threads()} threads', command=command, rungs=rungs)
     write_json(a.ladder, found)

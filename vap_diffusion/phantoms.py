@@ -52,7 +52,8 @@ def upsampling(
     t = (np.arange(size*s) + .5)/(size*s)*(k - 3)                               # size*s: place between the knots
     i, f = t.astype(int), t % 1
     w = np.zeros((size*s, k))
-    for j, b in enumerate(((1 - f)**3, 3*f**3 - 6*f**2 + 4, -3*f**3 + 3*f**2 + 3*f + 1, f**3)): w[np.arange(size*s), i + j] = b/6
+    for j, b in enumerate(((1 - f)**3, 3*f**3 - 6*f**2 + 4, -3*f**3 + 3*f**2 + 3*f + 1, f**3)):
+        w[np.arange(size*s), i + j] = b/6
     w /= np.sqrt((w**2).sum(1).mean())                                          # unit variance before the average over pixels
     return w.reshape(size, s, k).mean(1).astype(np.float32)
 
@@ -139,11 +140,12 @@ AREAS = {'a twentieth': .05, 'a tenth': .1, 'a fifth': .2, 'a third': .33, 'a ha
 EXPOSURES = {'dark': .62, 'normal': .84, 'bright': 1.06}                                         # times the colours below
 COLOURS = { # RGB at exposure 1
     'dermoscopy': {
-        'skin': {'pale': (236, 206, 190), 'pink': (230, 164, 152), 'tan': (212, 168, 122), 'brown': (150, 103, 76), 'gray': (178, 174, 174)},
-        'colour': {'pink': (208, 100, 112), 'red': (172, 38, 40), 'tan': (178, 122, 62), 'brown': (122, 72, 36), 'dark brown': (76, 40, 26),
-                   'black': (30, 25, 28), 'gray': (112, 110, 118)},
-        'second colour': {'pink': (220, 112, 124), 'red': (186, 36, 38), 'tan': (196, 142, 80), 'brown': (122, 72, 36), 'black': (26, 22, 25),
-                          'blue-gray': (96, 122, 156), 'white': (226, 218, 214)}},
+        'skin': {'pale': (236, 206, 190), 'pink': (230, 164, 152), 'tan': (212, 168, 122), 'brown': (150, 103, 76),
+                 'gray': (178, 174, 174)},
+        'colour': {'pink': (208, 100, 112), 'red': (172, 38, 40), 'tan': (178, 122, 62), 'brown': (122, 72, 36),
+                   'dark brown': (76, 40, 26), 'black': (30, 25, 28), 'gray': (112, 110, 118)},
+        'second colour': {'pink': (220, 112, 124), 'red': (186, 36, 38), 'tan': (196, 142, 80), 'brown': (122, 72, 36),
+                          'black': (26, 22, 25), 'blue-gray': (96, 122, 156), 'white': (226, 218, 214)}},
     'colonoscopy': {
         'mucosa': {'pale pink': (232, 178, 158), 'pink': (220, 132, 116), 'orange': (222, 128, 66), 'red': (186, 66, 52)},
         'colour': {'pale': (240, 212, 186), 'pink': (232, 124, 142), 'red': (160, 26, 36)}},
@@ -167,7 +169,8 @@ def check_attributes(
     known = ATTRIBUTES[modality]
     if attributes.keys() != known.keys():
         missing, extra = sorted(known.keys() - attributes.keys()), sorted(attributes.keys() - known.keys())
-        raise ValueError(f'{modality} has the attributes {", ".join(known)}; ' + (f'missing: {", ".join(missing)}' if missing else f'unknown: {", ".join(extra)}'))
+        raise ValueError(f'{modality} has the attributes {", ".join(known)}; '
+                         + (f'missing: {", ".join(missing)}' if missing else f'unknown: {", ".join(extra)}'))
     for a, v in attributes.items():
         if v not in known[a]: raise ValueError(f'{modality}: {a} is {v!r}; choose one of {", ".join(known[a])}')
     absent = {attributes[a] == 'none' for a in TOGETHER[modality]}
@@ -183,17 +186,21 @@ def describe_attributes(
     a, unless = attributes, lambda attribute, words: [] if a[attribute] == 'none' else [words]
     if modality == 'dermoscopy':
         areas = '' if a['second colour'] == 'none' else f" with {a['second colour']} areas"
-        lesion = f"{a['shape']} {a['colour']} lesion{areas}, {a['size']} of the image, {a['border']} border, {a['texture']} texture, {a['position']}"
-        around = [f"{a['skin']} skin", f"{a['light']} light", *unless('hair', f"{a['hair']} hairs"), *unless('corners', 'dark corners')]
+        lesion = (f"{a['shape']} {a['colour']} lesion{areas}, {a['size']} of the image, "
+                  f"{a['border']} border, {a['texture']} texture, {a['position']}")
+        around = [f"{a['skin']} skin", f"{a['light']} light",
+                  *unless('hair', f"{a['hair']} hairs"), *unless('corners', 'dark corners')]
     elif modality == 'chest_xray':
         side = 'on both sides' if a['side'] == 'both' else a['side']
         lesion = 'no opacity' if a['opacity'] == 'none' else f"{a['opacity']} opacity {side}, {a['size']} of the image"
         around = [f"{a['lungs']} lungs", f"{a['heart']} heart", f"{a['build']} build", f"{a['exposure']} exposure",
                   *unless('device', a['device']), *unless('marker', f"{a['marker']} marker")]
     else:
-        lesion = 'no lesion' if a['lesion'] == 'none' else f"{a['lesion']} {a['colour']} lesion, {a['size']} of the image, {a['position']}"
-        around = [f"{a['mucosa']} mucosa", f"{a['texture']} texture", f"{a['vessels']} vessels", *unless('lumen', f"lumen {a['lumen']}"),
-                  f"{a['light']} light", *unless('corner box', f"{a['corner box']} corner box")]
+        lesion = ('no lesion' if a['lesion'] == 'none'
+                  else f"{a['lesion']} {a['colour']} lesion, {a['size']} of the image, {a['position']}")
+        around = [f"{a['mucosa']} mucosa", f"{a['texture']} texture", f"{a['vessels']} vessels",
+                  *unless('lumen', f"lumen {a['lumen']}"), f"{a['light']} light",
+                  *unless('corner box', f"{a['corner box']} corner box")]
     sentence = lesion + '; ' + ', '.join(around) + '.'
     return sentence[0].upper() + sentence[1:]
 
@@ -212,7 +219,8 @@ def near(
     colour, # RGB
 )->np.ndarray: # RGB
     "A colour near the prototype: brightness varies by 3 per cent, each channel by 1.5."
-    return np.asarray(colour, np.float32)*np.float32(1 + .03*rng.uniform(-1, 1))*(1 + .015*rng.uniform(-1, 1, 3)).astype(np.float32)
+    return (np.asarray(colour, np.float32)*np.float32(1 + .03*rng.uniform(-1, 1))
+            *(1 + .015*rng.uniform(-1, 1, 3)).astype(np.float32))
 
 STEPS = {'none': (0, 0), 'centre': (0, 0), 'left': (-1, 0), 'right': (1, 0), 'top': (0, -1), 'bottom': (0, 1)}
 
@@ -242,7 +250,8 @@ def colour_lesion(a:dict, rng, lesion:Lesion, noises, size:int)->tuple[np.ndarra
             u, v = lesion.x/lesion.radius - away*np.cos(t), lesion.y/lesion.radius - away*np.sin(t)
             blobs = blobs - 1.5*np.exp(-(u*u + v*v)/.42**2)
         blobs = blobs - grow(blobs, .3*lesion.alpha.mean(), lesion.alpha)
-        paint(body, near(rng, palette['second colour'][a['second colour']]), edge(.35*lesion.radius*blobs, max(1/size, .09*lesion.radius)))
+        paint(body, near(rng, palette['second colour'][a['second colour']]),
+              edge(.35*lesion.radius*blobs, max(1/size, .09*lesion.radius)))
     return body, base
 
 # %% ../nbs/02_phantoms.ipynb #1fc8c49e
@@ -260,7 +269,8 @@ def dots(rng, x, y, spacing:float, radius:float)->np.ndarray: # H W in [0,1]
 def mesh(rng, x, y, spacing:float)->np.ndarray: # H W in [0,1], 1 on the lines
     "A net of lines around bright holes or, as the phases fall, dark islands between bright lines: three waves at 120 degrees."
     turn, phase, k = rng.uniform(0, np.pi), rng.uniform(0, 2*np.pi, 2), 2*np.pi/spacing
-    waves = sum(np.cos(k*(np.cos(turn + t)*x + np.sin(turn + t)*y) + p) for t, p in zip((0, 2*np.pi/3, 4*np.pi/3), (*phase, 0)))
+    waves = sum(np.cos(k*(np.cos(turn + t)*x + np.sin(turn + t)*y) + p)
+                for t, p in zip((0, 2*np.pi/3, 4*np.pi/3), (*phase, 0)))
     return np.clip((1.1 - waves)/1.8, 0, 1)                                      # waves run from -1.5 to 3, or from -3 to 1.5
 
 def streaks(lesion:Lesion, coarse, middle)->np.ndarray: # H W in [0,1]
@@ -277,7 +287,8 @@ def add_structure(body, base, texture:str, rng, lesion:Lesion, noises)->None:
         if dark >= 150: body *= 1 + .55*(.12 - where)
         else: paint(body, base + 50, .8*where)                                   # on black ground the dots are pale
     elif texture != 'smooth':
-        lines = mesh(rng, lesion.x + .018*middle, lesion.y + .022*coarse, spacing) if texture == 'network' else streaks(lesion, coarse, middle)
+        lines = (mesh(rng, lesion.x + .018*middle, lesion.y + .022*coarse, spacing) if texture == 'network'
+                 else streaks(lesion, coarse, middle))
         if dark < 240: body += 22*(1 - lines)
         body *= 1 + (.45*(.42 - lines) if texture == 'network' else .42*(.3 - lines))
 
@@ -285,7 +296,8 @@ def add_structure(body, base, texture:str, rng, lesion:Lesion, noises)->None:
 def hairs(rng, x, y, n:int, width=.004)->np.ndarray: # H W in [0,1]
     "n thin curved hairs, most in one direction."
     t = rng.uniform(0, np.pi) + rng.normal(0, .4, n)
-    terms = (np.cos(t), np.sin(t), rng.uniform(-.45, .45, n), rng.uniform(-.5, .5, n), rng.uniform(-.25, .25, n), rng.uniform(.25, .6, n))
+    terms = (np.cos(t), np.sin(t), rng.uniform(-.45, .45, n), rng.uniform(-.5, .5, n),
+             rng.uniform(-.25, .25, n), rng.uniform(.25, .6, n))
     c, s, off, bend, at, half = (a.astype(np.float32)[:, None, None] for a in terms) # n 1 1
     u, v = c*(x - .5) + s*(y - .5) - at, c*(y - .5) - s*(x - .5)                 # n H W: along and across
     d = np.maximum(np.abs(v - off - bend*u*u), .02*(np.abs(u) - half)).min(0)    # H W, tapered at the ends
@@ -305,7 +317,9 @@ def render_dermoscopy(a:dict, label:str, size:int, rngs)->np.ndarray: # 3 H W, 0
     elif label == 'melanoma': body *= 1 + .10*np.clip(np.cos(lesion.angle)*lesion.r, -1, 1)
     else: paint(body, (226, 206, 176), .8*dots(of_colours, x, y, .21, .011)*edge(lesion.r - .85, .1))
     paint(image, body, lesion.alpha)
-    if a['hair'] != 'none': paint(image, (38, 27, 22), .8*hairs(of_hair, x, y, of_hair.integers(3, 5) if a['hair'] == 'few' else of_hair.integers(9, 13)))
+    if a['hair'] != 'none':
+        paint(image, (38, 27, 22),
+              .8*hairs(of_hair, x, y, of_hair.integers(3, 5) if a['hair'] == 'few' else of_hair.integers(9, 13)))
     t, from_middle = of_light.uniform(0, 2*np.pi), np.hypot(x - .5, y - .5)
     image *= EXPOSURES[a['light']]*(1 + .07*(np.cos(t)*(x - .5) + np.sin(t)*(y - .5)))*(1.02 - .16*from_middle**2)
     if a['corners'] == 'dark': image *= .04 + .96*edge(from_middle - .575, .05)   # the tube of the dermatoscope
@@ -332,7 +346,9 @@ def render(
 # %% ../nbs/02_phantoms.ipynb #f7646617
 BUILDS = {'slim': .70, 'average': .85, 'broad': 1.02}  # half width of the trunk; the frame is 1
 HEARTS = {'small': .21, 'normal': .30, 'large': .42}   # half width of the heart, in a trunk of average build
-Chest = namedtuple('Chest', 'x y wide out body lung centre heart dome') # H W each but wide; x, y: in the frame of an average build, about -1 to 1; out: distance from the midline; dome: distance below the diaphragm, negative above it; the others in [0,1]
+# H W each but wide; x, y: in the frame of an average build, about -1 to 1; out: distance from the midline;
+# dome: distance below the diaphragm, negative above it; the others in [0,1]
+Chest = namedtuple('Chest', 'x y wide out body lung centre heart dome')
 
 def place_chest(a:dict, rng, size:int)->Chest:
     "Where trunk, lungs, mediastinum, heart and diaphragm are."
@@ -344,9 +360,11 @@ def place_chest(a:dict, rng, size:int)->Chest:
     half = .26 + .68*(shoulder*(2 - shoulder)) - .11*edge(-y - .25, .45)          # neck, shoulders, sides
     body = edge(out - half, max(px, .02))
     across, along = (out - .365 - .05*(y + .1))/(.315 + .075*(y + .1)), (y + .06)/.74 # an ellipse, narrow at the top
-    dome = y - np.where(left, .50, .43) - rng.uniform(-.03, .03) - .85*np.square(out - .34) # above the diaphragm it is negative
+    # above the diaphragm it is negative
+    dome = y - np.where(left, .50, .43) - rng.uniform(-.03, .03) - .85*np.square(out - .34)
     lung = edge(((across*across + along**4)**.5 - 1)*.3, max(px, .03))*edge(dome, max(px, .03))
-    centre = edge(out - .095 - .03*y*y - .04*np.exp(-((y + .45)/.16)**2)*left, max(px, .035)) # with the knob of the aorta
+    # with the knob of the aorta
+    centre = edge(out - .095 - .03*y*y - .04*np.exp(-((y + .45)/.16)**2)*left, max(px, .035))
     hw = HEARTS[a['heart']]*rng.uniform(.96, 1.04)
     hx, hy = x - .32*hw - .01, y - .47 + .50*hw
     u, v = .84*hx + .54*hy, .84*hy - .54*hx                                      # its tip points down, to the patient's left
@@ -359,19 +377,23 @@ def draw_anatomy(c:Chest, rng, noises)->np.ndarray: # H W, about 0 to 1
     coarse, middle, _ = noises
     px, y, out = 2/c.x.shape[0], c.y, c.out
     image = .30 + .30*np.sqrt(np.clip(1 - (out/.92)**2, 0, 1))                   # thick in the middle
-    for level, where in ((.60 + .05*coarse, .9*edge(-c.dome, max(px, .04))), (.16 + .02*coarse, c.lung), (.70, .85*c.centre), (.70, .95*c.heart*(1 - c.centre))): paint(image, level, where)
+    for level, where in ((.60 + .05*coarse, .9*edge(-c.dome, max(px, .04))), (.16 + .02*coarse, c.lung),
+                         (.70, .85*c.centre), (.70, .95*c.heart*(1 - c.centre))):
+        paint(image, level, where)
     image -= .30*edge(np.hypot((c.x - .42)/.17, (y - .80)/.085) - 1, .25)         # gas in the stomach
     image += .05*edge(out - .075, .05)*np.cos(2*np.pi*(y + .03)/.155)             # vertebrae
     image -= .10*edge(out - .035, .03)*edge(y + .30, .12)                         # trachea
     start = rng.uniform(0, .19)
     back = np.cos(2*np.pi*(y - 1.0*out**2 + .45*out - start)/.19)                # ribs behind, and in front
     front = np.cos(2*np.pi*(y + .9*(out - .80)**2 - .75*out + start)/.247)
-    cage = edge(out - .80, .06)*edge(np.abs(y + .1) - .78, .1)*(1 - .75*np.maximum(c.centre, c.heart)) # over the heart there is little contrast
+    # over the heart there is little contrast
+    cage = edge(out - .80, .06)*edge(np.abs(y + .1) - .78, .1)*(1 - .75*np.maximum(c.centre, c.heart))
     image += cage*(.085*np.clip(1.4*back, -.5, 1) + .03*np.clip(1.4*front, -.5, 1))
     collar = .96*np.abs(y + .60 + .26*out - .10*np.sin(7*(out - .12)))            # clavicles
     image += .20*edge(collar - .022, max(.8*px, .02))*edge(np.abs(out - .43) - .36, .05)
     hilum = np.exp(-((out - .17)/.13)**2 - ((y + .02)/.17)**2)                    # vessels come in here
-    return image + .14*hilum*(1 - .5*c.centre)*(1 + .4*middle) + .03*c.lung*np.clip(middle, -1, 2)*np.exp(-2*(out - .15))
+    return (image + .14*hilum*(1 - .5*c.centre)*(1 + .4*middle)
+            + .03*c.lung*np.clip(middle, -1, 2)*np.exp(-2*(out - .15)))
 
 def opacity(a:dict, rng, c:Chest)->np.ndarray: # H W in [0,1]
     "Where the lungs are opaque. Each side gets its share of the area; a region grows in the lung until it has it."
@@ -382,8 +404,11 @@ def opacity(a:dict, rng, c:Chest)->np.ndarray: # H W in [0,1]
         here = s*x > 0
         n, cx, cy = smooth_noise(rng, 9, size), s*(.40 + rng.uniform(-.05, .05)), rng.uniform(-.30, .12)
         if a['opacity'] == 'round': d, w, shown = np.hypot(x - cx, y - cy) + .014*n, .05, 1
-        elif a['opacity'] == 'patchy': d, w, shown = .55*smooth_noise(rng, 13, size) + .35*n + 1.1*np.hypot(x - cx, y - cy), .25, here*np.minimum(1, 2*c.lung)
-        else: d, w, shown = -y - .55*(s*x - .2)**2 + .006*n, .04, here*np.minimum(1, 2*c.lung) # fluid sinks, and climbs the chest wall
+        elif a['opacity'] == 'patchy':
+            d, w, shown = (.55*smooth_noise(rng, 13, size) + .35*n + 1.1*np.hypot(x - cx, y - cy), .25,
+                           here*np.minimum(1, 2*c.lung))
+        else: # fluid sinks, and climbs the chest wall
+            d, w, shown = -y - .55*(s*x - .2)**2 + .006*n, .04, here*np.minimum(1, 2*c.lung)
         alpha = np.maximum(alpha, shown*edge(d - grow(d, area/len(sides), c.lung*here), max(w, 2/size)))
     return alpha*c.body
 
@@ -403,7 +428,8 @@ def stroke(points, x, y)->np.ndarray: # H W
 def draw_marker(image, side:str, rng)->None:
     "Burn the letter L or R into the upper corner on that side of the patient."
     x, y = (2*p - 1 for p in pixel_grid(len(image)))
-    at, top, height, px = (.70 if side == 'left' else -.88) + rng.uniform(-.03, .03), -.90 + rng.uniform(-.02, .02), .24, 2/len(image)
+    at, top, height, px = ((.70 if side == 'left' else -.88) + rng.uniform(-.03, .03),
+                           -.90 + rng.uniform(-.02, .02), .24, 2/len(image))
     d = height*np.min([stroke(s, (x - at)/height, (y - top)/height) for s in LETTERS[side]], 0)
     paint(image, 1.05, edge(d - .022, max(.6*px, .01)))
 
@@ -429,9 +455,11 @@ def render_chest_xray(a:dict, label:str, size:int, rngs)->np.ndarray: # 3 H W, 0
     c = place_chest(a, of_body, size)
     coarse, middle, fine = noises = [smooth_noise(of_noise, k, size) for k in (7, 22, 90)] # H W each
     image = draw_anatomy(c, of_body, noises)
-    if label == 'mass': image += .035*np.exp(-((c.out - .17)/.13)**2 - ((c.y + .02)/.17)**2)   # what the class adds: a full hilum
+    if label == 'mass': # what the class adds: a full hilum
+        image += .035*np.exp(-((c.out - .17)/.13)**2 - ((c.y + .02)/.17)**2)
     if a['lungs'] == 'streaked':
-        lines = [np.clip(1 - 1.6*np.abs(smooth_noise(of_lungs, k, size)), 0, 1)*np.clip(.55 + .6*m, 0, 1.2) for k, m in ((17, middle), (26, -middle))]
+        lines = [np.clip(1 - 1.6*np.abs(smooth_noise(of_lungs, k, size)), 0, 1)*np.clip(.55 + .6*m, 0, 1.2)
+                 for k, m in ((17, middle), (26, -middle))]
         image += c.lung*(.24*np.maximum(*lines) - .03)
     elif a['lungs'] == 'hazy': image += c.lung*(.20 + .035*coarse)
     if a['opacity'] != 'none': paint(image, np.maximum(image, .58 + .02*coarse), .92*opacity(a, of_opacity, c))
@@ -486,7 +514,9 @@ def place_polyp(a:dict, rng, noise, size:int)->dict:
         along = np.clip(u*p['tx'] + v*p['ty'], 0, 2.75*p['radius'])
         p['head'] = np.hypot(u, v)/p['radius']*(1 + .04*noise)
         d = np.minimum(p['head'], np.hypot(u - along*p['tx'], v - along*p['ty'])/(.40*p['radius']))
-    else: d = outline(rng, 'oval' if a['lesion'] == 'flat' else 'round', x - cx, y - cy)[0]*(1 + (.07 if a['lesion'] == 'flat' else .04)*noise)
+    else:
+        d = (outline(rng, 'oval' if a['lesion'] == 'flat' else 'round', x - cx, y - cy)[0]
+             *(1 + (.07 if a['lesion'] == 'flat' else .04)*noise))
     level = grow(d, area)
     if a['lesion'] == 'stalked': p |= dict(radius=p['radius']*level, head=p['head']/level)
     return p | dict(r=d/level, alpha=edge((d/level - 1)*p['radius'], max(.8/size, .010)))
@@ -514,13 +544,18 @@ def draw_window(image, box:str, rng, size:int)->None:
     "The eight-cornered window of the scope, and the box in its lower left corner."
     x, y = pixel_grid(size)
     ax, ay = np.abs(x - .5), np.abs(y - .5)
-    image *= edge(np.maximum(np.maximum(ax, ay) - .485, (ax + ay)*.7071 - .59 + rng.uniform(-.012, .012)), max(1/size, .008))
+    image *= edge(np.maximum(np.maximum(ax, ay) - .485, (ax + ay)*.7071 - .59 + rng.uniform(-.012, .012)),
+                  max(1/size, .008))
     if box == 'none': return
     inside = edge(np.maximum(x - .30, .72 - y), .5/size)
     paint(image, (36, 150, 66) if box == 'green' else (6, 6, 6), inside)
     u, v = (x - .03)/.24, (y - .75)/.22
-    if box == 'green': paint(image, (150, 235, 160), edge(np.abs(np.hypot(u - .5 - .12*np.cos(5*v), v - .5) - .30)*.23 - .008, max(.6/size, .006))*inside) # the scope's shape
-    else: paint(image, (120, 120, 120), .55*edge(np.maximum(np.abs((v*4) % 1 - .5) - .13, np.abs(u - .45) - .38), .12)*inside)                           # lines of text
+    if box == 'green': # the scope's shape
+        paint(image, (150, 235, 160),
+              edge(np.abs(np.hypot(u - .5 - .12*np.cos(5*v), v - .5) - .30)*.23 - .008, max(.6/size, .006))*inside)
+    else: # lines of text
+        paint(image, (120, 120, 120),
+              .55*edge(np.maximum(np.abs((v*4) % 1 - .5) - .13, np.abs(u - .45) - .38), .12)*inside)
 
 def render_colonoscopy(a:dict, label:str, size:int, rngs)->np.ndarray: # 3 H W, 0 to 255
     "Wall, vessels, lumen, lesion, glints, light, window."
@@ -529,12 +564,15 @@ def render_colonoscopy(a:dict, label:str, size:int, rngs)->np.ndarray: # 3 H W, 
     coarse, middle, fine = noises = [smooth_noise(of_noise, k, size) for k in (7, 20, 80)] # H W each
     jx, jy, t = of_light.uniform(-.03, .03), of_light.uniform(-.04, .04), of_light.uniform(0, 2*np.pi)
     polyp = place_polyp(a, of_lesion, coarse, size) if a['lesion'] != 'none' else None
-    vx, vy = {'none': (.5 + 1.05*np.cos(t), .5 + 1.05*np.sin(t)), 'centre': (.5 + jx, .48 + jy), 'left': (.22 + jx, .5 + jy), 'right': (.78 + jx, .5 + jy)}[a['lumen']]
-    if polyp and a['lumen'] != 'none' and np.hypot(vx - polyp['x'], vy - polyp['y']) < polyp['radius'] + .1: vy = max(.12, polyp['y'] - polyp['radius'] - .07) # seen above it
+    vx, vy = {'none': (.5 + 1.05*np.cos(t), .5 + 1.05*np.sin(t)), 'centre': (.5 + jx, .48 + jy),
+              'left': (.22 + jx, .5 + jy), 'right': (.78 + jx, .5 + jy)}[a['lumen']]
+    if polyp and a['lumen'] != 'none' and np.hypot(vx - polyp['x'], vy - polyp['y']) < polyp['radius'] + .1:
+        vy = max(.12, polyp['y'] - polyp['radius'] - .07) # seen above it
     image, shade, hole = draw_wall(a, of_wall, (vx, vy), noises, size)
     if a['vessels'] != 'lost': draw_vessels(image, a['vessels'], of_vessels, size)
     paint(image, (40, 12, 11), hole)
-    if label == 'colitis': paint(image, (232, 214, 168), .75*edge(1.9 - smooth_noise(of_wall, 24, size), .35)*(1 - hole)) # what the class adds: specks of exudate
+    if label == 'colitis': # what the class adds: specks of exudate
+        paint(image, (232, 214, 168), .75*edge(1.9 - smooth_noise(of_wall, 24, size), .35)*(1 - hole))
     if polyp: draw_polyp(image, a, polyp, of_lesion, shade, noises, size)
     glints = edge(2.05 - smooth_noise(of_glints, 24, size) - .25*coarse, .22)*(1 - hole)
     paint(image, (255, 250, 244), .9*(glints*(1 - edge(polyp['r'] - 1, .1)) if polyp else glints))
@@ -546,26 +584,31 @@ def render_colonoscopy(a:dict, label:str, size:int, rngs)->np.ndarray: # 3 H W, 
 RENDERERS['colonoscopy'] = render_colonoscopy
 
 # %% ../nbs/02_phantoms.ipynb #bf55e934
-# How often each value occurs in a class, in the order of `ATTRIBUTES`. What is the same for all classes of a modality stands at the modality.
+# How often each value occurs in a class, in the order of `ATTRIBUTES`.
+# What is the same for all classes of a modality stands at the modality.
 WEIGHTS = {
-    'dermoscopy': {'position': (4, 1.5, 1.5, 1.5, 1.5), 'skin': (3, 3, 2, 2, 1), 'light': (2, 4, 3), 'hair': (5, 3, 2), 'corners': (6, 4)},
-    'nevus':     {'size': (2, 3, 4, 3, 2, 1), 'shape': (5, 5, 2, 1), 'colour': (2, .5, 4, 6, 3, 1, .5), 'second colour': (9, 1, 1, 2, 2, .5, .5, .5),
-                  'border': (4, 6), 'texture': (4, 3, 1, 4)},
-    'melanoma':  {'size': (.5, 1, 3, 4, 4, 3), 'shape': (1, 2, 2, 6), 'colour': (1, 1, 1.5, 3, 5, 5, 1.5), 'second colour': (3, 1, 2, 1, 1.5, 3, 4, 2),
-                  'border': (6, 4), 'texture': (2, 3, 5, 3)},
-    'keratosis': {'size': (1, 3, 4, 3, 2, 1), 'shape': (2, 5, 3, 3), 'colour': (3, 2, 5, 4, 2, .5, 4), 'second colour': (6, 2, 2, 2, 1, .5, 1, 4),
-                  'border': (7, 3), 'texture': (4, 5, 2, 1.5)},
+    'dermoscopy': {'position': (4, 1.5, 1.5, 1.5, 1.5), 'skin': (3, 3, 2, 2, 1), 'light': (2, 4, 3),
+                   'hair': (5, 3, 2), 'corners': (6, 4)},
+    'nevus':     {'size': (2, 3, 4, 3, 2, 1), 'shape': (5, 5, 2, 1), 'colour': (2, .5, 4, 6, 3, 1, .5),
+                  'second colour': (9, 1, 1, 2, 2, .5, .5, .5), 'border': (4, 6), 'texture': (4, 3, 1, 4)},
+    'melanoma':  {'size': (.5, 1, 3, 4, 4, 3), 'shape': (1, 2, 2, 6), 'colour': (1, 1, 1.5, 3, 5, 5, 1.5),
+                  'second colour': (3, 1, 2, 1, 1.5, 3, 4, 2), 'border': (6, 4), 'texture': (2, 3, 5, 3)},
+    'keratosis': {'size': (1, 3, 4, 3, 2, 1), 'shape': (2, 5, 3, 3), 'colour': (3, 2, 5, 4, 2, .5, 4),
+                  'second colour': (6, 2, 2, 2, 1, .5, 1, 4), 'border': (7, 3), 'texture': (4, 5, 2, 1.5)},
     'chest_xray': {'exposure': (2, 4, 3), 'build': (2, 3, 2), 'marker': (4, 3, 3)},
-    'clear lungs': {'heart': (3, 5, 1.5), 'lungs': (6, 3, 1), 'opacity': (7, 1, 1, 1), 'side': (0, 4, 4, 2), 'size': (0, 5, 2, .5), 'device': (6, 2, 2)},
-    'effusion':    {'heart': (1, 3, 4), 'lungs': (2, 3, 4), 'opacity': (1, .7, 2, 7), 'side': (0, 3, 3, 4), 'size': (0, 3, 4, 3), 'device': (2, 4, 3)},
-    'mass':        {'heart': (2, 5, 2), 'lungs': (4, 4, 2), 'opacity': (.7, 7, 2, 1), 'side': (0, 5, 5, 1.5), 'size': (0, 4, 4, 2), 'device': (5, 3, 2)},
+    'clear lungs': {'heart': (3, 5, 1.5), 'lungs': (6, 3, 1), 'opacity': (7, 1, 1, 1), 'side': (0, 4, 4, 2),
+                    'size': (0, 5, 2, .5), 'device': (6, 2, 2)},
+    'effusion':    {'heart': (1, 3, 4), 'lungs': (2, 3, 4), 'opacity': (1, .7, 2, 7), 'side': (0, 3, 3, 4),
+                    'size': (0, 3, 4, 3), 'device': (2, 4, 3)},
+    'mass':        {'heart': (2, 5, 2), 'lungs': (4, 4, 2), 'opacity': (.7, 7, 2, 1), 'side': (0, 5, 5, 1.5),
+                    'size': (0, 4, 4, 2), 'device': (5, 3, 2)},
     'colonoscopy': {'light': (2, 4, 3), 'corner box': (4, 3, 3), 'lumen': (4, 3, 2, 2)},
-    'normal mucosa': {'mucosa': (4, 5, 3, .7), 'texture': (4, 1, 5), 'vessels': (6, 3, 1), 'lesion': (8, 1, 1.5, .5), 'colour': (0, 4, 5, 1),
-                      'size': (0, 5, 3, 1, .5), 'position': (0, 3, 2, 2, 2, 2)},
-    'polyp':         {'mucosa': (3, 5, 3, 1), 'texture': (4, 1.5, 4), 'vessels': (4, 4, 2), 'lesion': (.8, 5, 3, 4), 'colour': (0, 3, 5, 3),
-                      'size': (0, 3, 4, 4, 2), 'position': (0, 3, 2, 2, 2, 2)},
-    'colitis':       {'mucosa': (.7, 3, 3, 6), 'texture': (1.5, 6, 2), 'vessels': (1, 3, 6), 'lesion': (5, 1, 4, .7), 'colour': (0, 4, 2, 4),
-                      'size': (0, 3, 3, 3, 1), 'position': (0, 3, 2, 2, 2, 2)},
+    'normal mucosa': {'mucosa': (4, 5, 3, .7), 'texture': (4, 1, 5), 'vessels': (6, 3, 1), 'lesion': (8, 1, 1.5, .5),
+                      'colour': (0, 4, 5, 1), 'size': (0, 5, 3, 1, .5), 'position': (0, 3, 2, 2, 2, 2)},
+    'polyp':         {'mucosa': (3, 5, 3, 1), 'texture': (4, 1.5, 4), 'vessels': (4, 4, 2), 'lesion': (.8, 5, 3, 4),
+                      'colour': (0, 3, 5, 3), 'size': (0, 3, 4, 4, 2), 'position': (0, 3, 2, 2, 2, 2)},
+    'colitis':       {'mucosa': (.7, 3, 3, 6), 'texture': (1.5, 6, 2), 'vessels': (1, 3, 6), 'lesion': (5, 1, 4, .7),
+                      'colour': (0, 4, 2, 4), 'size': (0, 3, 3, 3, 1), 'position': (0, 3, 2, 2, 2, 2)},
 }
 
 @lru_cache(None)
@@ -581,15 +624,18 @@ def draw_attributes(
     "Attributes as they occur in a class: independent draws, then what cannot be seen together is put right."
     modality = modality_of(label)
     values = ATTRIBUTES[modality]
-    a = {k: values[k][min(int(np.searchsorted(c, u, side='right')), len(c) - 1)] for (k, c), u in zip(cumulative(label).items(), rng.random(len(values)))}
+    a = {k: values[k][min(int(np.searchsorted(c, u, side='right')), len(c) - 1)]
+         for (k, c), u in zip(cumulative(label).items(), rng.random(len(values)))}
     if modality == 'dermoscopy':
-        if a['second colour'] == a['colour'] or (a['second colour'], a['colour']) == ('black', 'dark brown'): a['second colour'] = 'none'
+        if a['second colour'] == a['colour'] or (a['second colour'], a['colour']) == ('black', 'dark brown'):
+            a['second colour'] = 'none'
         if a['size'] == 'most':                                                  # little room for shape and place
             a['position'] = 'centre'
             if a['shape'] == 'elongated': a['shape'] = 'oval'
     elif modality == 'chest_xray':
         if a['opacity'] == 'none': a |= dict(side='none', size='none')
-        elif a['size'] == 'a fifth' and a['side'] != 'both': a |= dict(side='both') if a['opacity'] == 'layered' else dict(size='a tenth') # more than one lung has
+        elif a['size'] == 'a fifth' and a['side'] != 'both': # more than one lung has
+            a |= dict(side='both') if a['opacity'] == 'layered' else dict(size='a tenth')
     elif a['lesion'] == 'none': a |= dict(colour='none', size='none', position='none')
     return a
 
@@ -622,7 +668,8 @@ def make_phantoms(
 )->list[Phantom]:
     "Phantoms of all classes in turn."
     labels = [label for m in modalities for label in CLASSES[m]]
-    return [make_phantom(labels[i % len(labels)], seed + i, size) for i in tqdm(range(n), desc='drawing phantoms', disable=not progress)]
+    return [make_phantom(labels[i % len(labels)], seed + i, size)
+            for i in tqdm(range(n), desc='drawing phantoms', disable=not progress)]
 
 # %% ../nbs/02_phantoms.ipynb #56a99ca6
 def write_phantoms(
@@ -633,12 +680,15 @@ def write_phantoms(
     modalities=MODALITIES,    # draw classes of these
     progress:bool=True,
 )->pd.DataFrame:              # what phantoms.csv says
-    """Draw n phantoms: root/images/*.png, and at the end root/phantoms.csv with file_name, label, split, group, modality, then every attribute.
+    """Draw n phantoms: root/images/*.png, and at the end root/phantoms.csv with file_name, label, split, group,
+    modality, then every attribute.
 
-    A tenth of each class is for validation, a tenth for testing. ValueError for n < 1, a size outside 16 to 1024, a negative seed or an unknown modality."""
+    A tenth of each class is for validation, a tenth for testing. ValueError for n < 1, a size outside 16 to 1024,
+    a negative seed or an unknown modality."""
     modalities = (modalities,) if isinstance(modalities, str) else tuple(modalities)
     unknown = [m for m in modalities if m not in MODALITIES]
-    if unknown or not modalities: raise ValueError(f'unknown modality {unknown or "()"}: choose among ' + ', '.join(MODALITIES))
+    if unknown or not modalities:
+        raise ValueError(f'unknown modality {unknown or "()"}: choose among ' + ', '.join(MODALITIES))
     if n < 1: raise ValueError(f'n is {n}: at least 1 phantom is needed')
     if seed < 0: raise ValueError(f'seed is {seed}: give 0 or more')
     if not 16 <= size <= 1024: raise ValueError(f'size is {size}: choose 16 to 1024 pixels')
@@ -651,11 +701,14 @@ def write_phantoms(
         p = make_phantom(labels[i % len(labels)], 10**8*(seed + 1) + i, size)
         name = f'{slugs[p.label]}_{i:05}'
         Image.fromarray(p.image).save(root/'images'/f'{name}.png')
-        rows.append(dict(file_name=f'images/{name}.png', label=p.label, split='train', group=name, modality=p.modality) | p.attributes)
+        rows.append(dict(file_name=f'images/{name}.png', label=p.label, split='train', group=name, modality=p.modality)
+                    | p.attributes)
     table = pd.DataFrame(rows)
     order = np.lexsort((np.random.default_rng(seed).random(n), table.label))     # class by class, shuffled inside
     table.loc[order[4::10], 'split'], table.loc[order[9::10], 'split'] = 'test', 'val'
-    ours, kept = re.compile('(' + '|'.join(l.replace(' ', '_') for c in CLASSES.values() for l in c) + r')_\d{5,}\.png'), {Path(f).name for f in table.file_name}
+    ours, kept = (
+        re.compile('(' + '|'.join(l.replace(' ', '_') for c in CLASSES.values() for l in c) + r')_\d{5,}\.png'),
+        {Path(f).name for f in table.file_name})
     for f in (root/'images').iterdir():                                          # left by a larger drawing that was stopped
         if ours.fullmatch(f.name) and f.name not in kept: f.unlink()
     table.to_csv(root/'phantoms.csv.part', index=False)

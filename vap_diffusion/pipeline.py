@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SYNTHETIC', 'OUTPUTS', 'PROMPT_KINDS', 'KNOWN_TERMS', 'CARD', 'decode_moments', 'decode_standard',
            'VAPDiffusionOutput', 'VAPDiffusionPipeline', 'load_pipeline', 'assemble', 'network', 'build_pipeline',
-           'released_pipeline', 'write_image', 'plan_labels', 'split_rows', 'bank_of', 'plan', 'sample', 'weights_hash',
-           'guide_of', 'claim_folder', 'load_samples', 'main', 'data_facts', 'run_facts', 'licence', 'figure_section',
-           'add_figures', 'read_figures', 'card', 'push', 'refusal']
+           'released_pipeline', 'write_image', 'plan_labels', 'draw_rows', 'split_rows', 'bank_of', 'plan', 'sample',
+           'weights_hash', 'guide_of', 'claim_folder', 'load_samples', 'main', 'data_facts', 'run_facts', 'licence',
+           'figure_section', 'add_figures', 'read_figures', 'card', 'push', 'refusal']
 
 # %% ../nbs/12_pipeline.ipynb #12a00003
 import argparse, difflib, hashlib, json, shlex, shutil, sys, tempfile, time, warnings
@@ -47,26 +47,32 @@ def decode_standard(
     latents:Tensor,            # N C h w, each channel of mean 0 and variance 1
 ) -> np.ndarray:               # N H W 3 uint8
     "Undo what training did to the latents, and decode."
-    return decode_moments(vae, latents*per_channel(vae.config.latents_std).to(latents) + per_channel(vae.config.latents_mean).to(latents))
+    return decode_moments(vae, latents*per_channel(vae.config.latents_std).to(latents)
+                          + per_channel(vae.config.latents_mean).to(latents))
 
 @dataclass
 class VAPDiffusionOutput(BaseOutput):
     "What a pipeline returns."
-    images: list           # N PIL images; 'np': an array N H W 3 float32, 'pt': a tensor N 3 H W float32, both in [0, 1]; 'uint8': an array N H W 3; 'latent': a tensor N C h w
+    images: list # N PIL images; N H W 3 arrays: 'np' float32 in [0, 1], 'uint8'; tensors: 'pt' N 3 H W float32 in [0, 1], 'latent' N C h w
     class_labels: list[str]
     prompts: list[str]     # '' where the class alone decided
 
 # %% ../nbs/12_pipeline.ipynb #12a00005
 OUTPUTS = { # name -> from N H W 3 uint8; as in diffusers, and the bytes themselves
-    'pil': lambda x: [Image.fromarray(i) for i in x], 'np': lambda x: x.astype(np.float32)/255, 'pt': lambda x: torch.from_numpy(x).permute(0, 3, 1, 2)/255, # floats in [0, 1]
+    'pil': lambda x: [Image.fromarray(i) for i in x],
+    # floats in [0, 1]
+    'np': lambda x: x.astype(np.float32)/255, 'pt': lambda x: torch.from_numpy(x).permute(0, 3, 1, 2)/255,
     'uint8': lambda x: x, 'latent': None}
 
 class VAPDiffusionPipeline(DiffusionPipeline):
     """Class + description -> images (Fig. 1 of the paper, at test time), in diffusers' conventions.
 
-    Parts: `vae` (f_E, f_D), `uvit` (epsilon_theta, with its prototypes), `text_encoder` (tau), `scheduler`; `prompt_bank` stands beside them.
-    Left out: `num_images_per_prompt` (give the class as often), negative prompts, and CPU offload, which models of this size do not need."""
-    one_pass = None                     # condition and empty class in one batch? None: on a GPU; on a CPU two passes are cheaper, for the empty class has no words
+    Parts: `vae` (f_E, f_D), `uvit` (epsilon_theta, with its prototypes), `text_encoder` (tau), `scheduler`;
+    `prompt_bank` stands beside them.
+    Left out: `num_images_per_prompt` (give the class as often), negative prompts, and CPU offload,
+    which models of this size do not need."""
+    # condition and empty class in one batch? None: on a GPU; on a CPU two passes are cheaper, for the empty class has no words
+    one_pass = None
 
     def __init__(
         self,
@@ -85,13 +91,25 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(vae=vae, uvit=uvit, text_encoder=text_encoder, scheduler=scheduler)
         self.register_to_config(class_names=list(class_names), uses_text=uses_text, modality=modality,
-                                vae_fingerprint=vae_fingerprint, text_fingerprint=text_fingerprint, name=name, pad_text=pad_text)
+                                vae_fingerprint=vae_fingerprint, text_fingerprint=text_fingerprint,
+                                name=name, pad_text=pad_text)
         self.prompt_bank = self.card = None   # card: the text of README.md
-        for what, part, found, wanted in (('autoencoder', 'vae', fingerprint(vae), vae_fingerprint), ('text encoder', 'text_encoder', text_encoder.fingerprint, text_fingerprint)):
-            if wanted and found != wanted: raise ValueError(f'the {what} is not the one that the generator was trained with ({found}, not {wanted}): take the folder {part} from the same training run')
-        if vae.config.get('latents_mean') is None: raise ValueError('the autoencoder has no latents_mean and latents_std, which bring latents back to its scale: vae.register_to_config(latents_mean=..., latents_std=...) with those of W/features/features.json')
-        if scheduler.config.get('clip_sample', True): scheduler.register_to_config(clip_sample=False) # latents reach beyond 1: DDIM and DDPM, made from this config, would clip them
-        if uvit.config.num_classes != len(class_names): raise ValueError(f'the generator has {uvit.config.num_classes} classes, the list {len(class_names)}: take both from the same training run')
+        for what, part, found, wanted in (
+                ('autoencoder', 'vae', fingerprint(vae), vae_fingerprint),
+                ('text encoder', 'text_encoder', text_encoder.fingerprint, text_fingerprint)):
+            if wanted and found != wanted:
+                raise ValueError(f'the {what} is not the one that the generator was trained with '
+                                 f'({found}, not {wanted}): take the folder {part} from the same training run')
+        if vae.config.get('latents_mean') is None:
+            raise ValueError('the autoencoder has no latents_mean and latents_std, '
+                             'which bring latents back to its scale: '
+                             'vae.register_to_config(latents_mean=..., latents_std=...) '
+                             'with those of W/features/features.json')
+        # latents reach beyond 1: DDIM and DDPM, made from this config, would clip them
+        if scheduler.config.get('clip_sample', True): scheduler.register_to_config(clip_sample=False)
+        if uvit.config.num_classes != len(class_names):
+            raise ValueError(f'the generator has {uvit.config.num_classes} classes, the list {len(class_names)}: '
+                             'take both from the same training run')
 
     @property
     def class_names(self) -> list[str]: return list(self.config.class_names)
@@ -101,34 +119,43 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         if isinstance(label, (int, np.integer)) and 0 <= label < len(self.class_names): return int(label)
         if label in self.class_names: return self.class_names.index(label)
         near = difflib.get_close_matches(str(label), self.class_names, 1, 0.4)
-        raise ValueError(f'unknown class {label!r}: this model has {", ".join(self.class_names)}' + (f'. Did you mean {near[0]!r}?' if near else ''))
+        raise ValueError(f'unknown class {label!r}: this model has {", ".join(self.class_names)}'
+                         + (f'. Did you mean {near[0]!r}?' if near else ''))
 
     def check_prompts(self, labels:list[str], prompt, generator) -> list[str]: # one for each label
         "Prompts as given, or drawn from the bank; '' for a class-only model."
         if not self.config.uses_text:
-            if prompt is not None and any(np.atleast_1d(prompt)): warnings.warn(f'model {self.config.name!r} was trained without descriptions and ignores the prompt')
+            if prompt is not None and any(np.atleast_1d(prompt)):
+                warnings.warn(f'model {self.config.name!r} was trained without descriptions and ignores the prompt')
             return ['']*len(labels)
         if prompt is None:
-            if self.prompt_bank is None: raise ValueError('no prompt is given and this pipeline has no prompt bank: give prompt=..., or set pipe.prompt_bank')
+            if self.prompt_bank is None:
+                raise ValueError('no prompt is given and this pipeline has no prompt bank: '
+                                 'give prompt=..., or set pipe.prompt_bank')
             generators = generator if isinstance(generator, list) else [generator]*len(labels)
             return [self.prompt_bank.draw(l, 1, g)[0] for l, g in zip(labels, generators)]
         prompts = [prompt]*len(labels) if isinstance(prompt, str) else list(prompt)
-        if len(prompts) != len(labels): raise ValueError(f'{len(prompts)} prompts for {len(labels)} class labels: give one for all, or one each')
+        if len(prompts) != len(labels):
+            raise ValueError(f'{len(prompts)} prompts for {len(labels)} class labels: give one for all, or one each')
         return prompts
 
     def states(self, prompts) -> tuple[Tensor, Tensor|None]: # B L D, B L; no mask where padding takes part
         "Token states of prompts, as the generator was trained to see them."
         pad_to = self.uvit.config.max_text_tokens if self.config.pad_text else None
         text, mask = self.text_encoder.encode(prompts, pad_to)
-        return text.to(self.uvit.dtype), None if pad_to else mask                                # half precision is welcome; the solver stays in float32
+        # half precision is welcome; the solver stays in float32
+        return text.to(self.uvit.dtype), None if pad_to else mask
 
     def answer(self, x, t, index, text, mask, w:float, guide=None, null=None) -> Tensor: # B C h w
         "Noise or velocity, as the scheduler expects, guided by w. `null`: the states of the empty text, where it has some."
         if w == 1: return self.uvit(x, t, index, text, mask).sample
-        empty, one_pass = torch.full_like(index, self.uvit.config.num_classes), x.device.type != 'cpu' if self.one_pass is None else self.one_pass
-        if guide is not None: cond, other = self.uvit(x, t, index, text, mask).sample, guide(x, t, index, text, mask).sample
+        empty, one_pass = (torch.full_like(index, self.uvit.config.num_classes),
+                           x.device.type != 'cpu' if self.one_pass is None else self.one_pass)
+        if guide is not None:
+            cond, other = self.uvit(x, t, index, text, mask).sample, guide(x, t, index, text, mask).sample
         elif one_pass:
-            words = () if text is None else (torch.cat([text, null]), None) if null is not None else (torch.cat([text, text]), torch.cat([mask, torch.zeros_like(mask)]))
+            words = (() if text is None else (torch.cat([text, null]), None) if null is not None
+                     else (torch.cat([text, text]), torch.cat([mask, torch.zeros_like(mask)])))
             cond, other = self.uvit(torch.cat([x, x]), t, torch.cat([index, empty]), *words).sample.chunk(2)
         else: cond, other = self.uvit(x, t, index, text, mask).sample, self.uvit(x, t, empty, null).sample
         return other + w*(cond - other)
@@ -139,25 +166,29 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         class_labels:str|int|list,         # names or numbers of classes, B of them
         prompt:str|list[str]|None=None,    # descriptions; None: drawn from the prompt bank
         num_inference_steps:int=10,
-        guidance_scale:float=2.,          # w in uncond + w (cond - uncond); 1 is no guidance, and half the work, and holds outside of the interval
+        guidance_scale:float=2.,          # w in uncond + w (cond - uncond); 1 is no guidance, half the work, and holds outside the interval
         generator:torch.Generator|list[torch.Generator]|None=None, # one for all, or one for each image
         output_type:str='pil',             # one of `OUTPUTS`
         latents:Tensor|None=None,          # B C h w, noise to start from
         return_dict:bool=True,
         guidance_interval:tuple[float, float]=(0.1, 1.), # guide while t / T lies here (Kynkäänniemi et al. 2024): noise has t / T = 1
         guide:UViT|None=None,             # a weaker model of the same kind, instead of the empty class (Karras et al. 2024, autoguidance)
-        callback_on_step_end=None,         # called as f(pipe, i, t, dict(latents=...)) after each step; the latents that it returns are taken
+        callback_on_step_end=None,         # called as f(pipe, i, t, dict(latents=...)) after each step; latents that it returns are taken
     ) -> VAPDiffusionOutput:
-        "Paint B images. Raises `ValueError` for an unknown class, a number of prompts that does not fit, or an unknown output type."
-        noisy = dict(generator=generator) if 'generator' in signature(self.scheduler.step).parameters else {} # for samplers that add noise at each step
+        """Paint B images. Raises `ValueError` for an unknown class, a number of prompts that does not fit,
+        or an unknown output type."""
+        # for samplers that add noise at each step
+        noisy = dict(generator=generator) if 'generator' in signature(self.scheduler.step).parameters else {}
         finish = choose(OUTPUTS, 'output_type', output_type)
         labels = class_labels if isinstance(class_labels, (list, tuple)) else [class_labels]
         index = torch.tensor([self.class_index(l) for l in labels], device=self.device)          # B
         names = [self.class_names[i] for i in index.tolist()]
-        if isinstance(generator, list) and len(generator) != len(names): raise ValueError(f'{len(generator)} generators for {len(names)} images: give one for all, or one each')
+        if isinstance(generator, list) and len(generator) != len(names):
+            raise ValueError(f'{len(generator)} generators for {len(names)} images: give one for all, or one each')
         prompts = self.check_prompts(names, prompt, generator)
         c = self.uvit.config
-        x = latents.to(self.device) if latents is not None else randn_tensor((len(names), c.in_channels, c.sample_size, c.sample_size), generator, self.device, torch.float32)
+        x = latents.to(self.device) if latents is not None else randn_tensor(
+            (len(names), c.in_channels, c.sample_size, c.sample_size), generator, self.device, torch.float32)
         text, mask = self.states(prompts) if self.config.uses_text else (None, None)              # B L D, B L
         null = self.states(['']*len(names))[0] if self.config.pad_text else None                 # B L D
         low, high = (share*self.scheduler.config.num_train_timesteps for share in guidance_interval)
@@ -165,9 +196,11 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         x = x*self.scheduler.init_noise_sigma
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             model_input = self.scheduler.scale_model_input(x, t).to(self.uvit.dtype)
-            answer = self.answer(model_input, t, index, text, mask, guidance_scale if low <= t <= high else 1, guide, null)
+            answer = self.answer(model_input, t, index, text, mask,
+                                 guidance_scale if low <= t <= high else 1, guide, null)
             x = self.scheduler.step(answer.float(), t, x, **noisy).prev_sample
-            if callback_on_step_end is not None: x = (callback_on_step_end(self, i, t, dict(latents=x)) or {}).get('latents', x)
+            if callback_on_step_end is not None:
+                x = (callback_on_step_end(self, i, t, dict(latents=x)) or {}).get('latents', x)
         images = x if output_type == 'latent' else finish(decode_standard(self.vae, x))
         return VAPDiffusionOutput(images, names, prompts) if return_dict else (images, names, prompts)
 
@@ -184,7 +217,10 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         before = self.dtype
         super().to(*args, **kwargs)
         if self.dtype != before:
-            self.register_to_config(**{f'{what}_fingerprint': found for what, found in (('vae', fingerprint(self.vae)), ('text', self.text_encoder.fingerprint)) if self.config[f'{what}_fingerprint']})
+            self.register_to_config(**{
+                f'{what}_fingerprint': found
+                for what, found in (('vae', fingerprint(self.vae)), ('text', self.text_encoder.fingerprint))
+                if self.config[f'{what}_fingerprint']})
         return self
 
     def push_to_hub(self, repo_id:str, **kwargs) -> str:
@@ -195,12 +231,16 @@ class VAPDiffusionPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         "Read what `save_pretrained` wrote, from a folder or a hub."
         folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir(): # all at once, so that bank, card and weights are of one commit (and diffusers' own way would take class_names for a part)
+        # all at once, so that bank, card and weights are of one commit (and diffusers' own way would take class_names for a part)
+        if not folder.is_dir():
             from huggingface_hub import snapshot_download
-            where = {k: kwargs.pop(k) for k in ('revision', 'cache_dir', 'token', 'local_files_only', 'force_download') if k in kwargs}
-            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=['*.json', '*.txt', '*.safetensors', 'README.md'], **where))
-        dtype = next((d for d in [kwargs.pop(k, None) for k in ('torch_dtype', 'dtype')] if d not in (None, 'auto')), None)
-        pipe = super().from_pretrained(folder, **kwargs)                                      # as it was saved: then the fingerprints fit
+            where = {k: kwargs.pop(k) for k in ('revision', 'cache_dir', 'token', 'local_files_only', 'force_download')
+                     if k in kwargs}
+            folder = Path(snapshot_download(str(pretrained_model_name_or_path),
+                                            allow_patterns=['*.json', '*.txt', '*.safetensors', 'README.md'], **where))
+        dtype = next((d for d in [kwargs.pop(k, None) for k in ('torch_dtype', 'dtype')]
+                      if d not in (None, 'auto')), None)
+        pipe = super().from_pretrained(folder, **kwargs)    # as it was saved: then the fingerprints fit
         if dtype is not None: pipe = pipe.to(dtype)
         if (folder/'prompt_bank.json').exists(): pipe.prompt_bank = PromptBank.load(folder/'prompt_bank.json')
         if (folder/'README.md').exists(): pipe.card = (folder/'README.md').read_text(encoding='utf-8')
@@ -214,19 +254,30 @@ def load_pipeline(
     path = asset_path('course') if str(model) == 'course' else Path(model)
     if (path/'pipeline'/'model_index.json').exists(): path = path/'pipeline'
     if not (path/'model_index.json').exists():
-        if path.exists(): raise FileNotFoundError(f'{model} holds no model_index.json: give a folder pipeline/ that `vap-diffusion train` wrote, or "course"')
-        if str(model).count('/') != 1 or str(model).startswith(('.', '/')): raise FileNotFoundError(f'{model} is not there: give a folder pipeline/ that `vap-diffusion train` wrote, or "course"')
-    kind = read_json(path/'model_index.json').get('_class_name') if (path/'model_index.json').exists() else 'VAPDiffusionPipeline'
-    if kind != 'VAPDiffusionPipeline': raise ValueError(f'{model} is a {kind}, not a VAPDiffusionPipeline: load it with diffusers')
-    from huggingface_hub.errors import HTTPError                                                # of the wire; a hub's answers are OSErrors
+        if path.exists():
+            raise FileNotFoundError(f'{model} holds no model_index.json: '
+                                    'give a folder pipeline/ that `vap-diffusion train` wrote, or "course"')
+        if str(model).count('/') != 1 or str(model).startswith(('.', '/')):
+            raise FileNotFoundError(f'{model} is not there: '
+                                    'give a folder pipeline/ that `vap-diffusion train` wrote, or "course"')
+    kind = (read_json(path/'model_index.json').get('_class_name') if (path/'model_index.json').exists()
+            else 'VAPDiffusionPipeline')
+    if kind != 'VAPDiffusionPipeline':
+        raise ValueError(f'{model} is a {kind}, not a VAPDiffusionPipeline: load it with diffusers')
+    from huggingface_hub.errors import HTTPError            # of the wire; a hub's answers are OSErrors
     disable_progress_bar()
-    try: pipe = VAPDiffusionPipeline.from_pretrained(path if path.exists() else str(model)).to('cpu') # weights that are missing show here
+    # weights that are missing show here
+    try: pipe = VAPDiffusionPipeline.from_pretrained(path if path.exists() else str(model)).to('cpu')
     except (OSError, HTTPError) as e:
-        remedy = 'train it again, or give "course"' if path.exists() else 'check the name, the network and the token (`hf auth login`, HF_TOKEN), or give a folder'
-        raise FileNotFoundError(f'{model} cannot be loaded ({(str(e) or type(e).__name__).splitlines()[0]}): {remedy}') from None
+        remedy = ('train it again, or give "course"' if path.exists() else
+                  'check the name, the network and the token (`hf auth login`, HF_TOKEN), or give a folder')
+        raise FileNotFoundError(f'{model} cannot be loaded ({(str(e) or type(e).__name__).splitlines()[0]}): '
+                                f'{remedy}') from None
     except (RuntimeError, ValueError) as e:
         if str(e).startswith(('the autoencoder', 'the text encoder', 'the generator')): raise   # ours, from __init__
-        raise ValueError(f'{model}: weights and config.json of a part do not belong together ({" ".join(str(e).split())[:120]}): train it again, or copy the whole folder anew') from None
+        raise ValueError(f'{model}: weights and config.json of a part do not belong together '
+                         f'({" ".join(str(e).split())[:120]}): '
+                         'train it again, or copy the whole folder anew') from None
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(training_device())
 
@@ -235,14 +286,21 @@ def assemble(
     run,                       # a folder of `train`, finished or not: out/models/NAME
     uvit:UViT,                 # its network
 ) -> VAPDiffusionPipeline:
-    "A network with the parts that it is trained with: autoencoder with measured latent statistics, text encoder, scheduler."
+    """A network with the parts that it is trained with: autoencoder with measured latent statistics,
+    text encoder, scheduler."""
     run, out = Path(run), Path(run).parent.parent
-    settings, record, table = read_json(run/'train.json')['settings'], read_json(out/'features'/'features.json'), load_table(out)
+    settings, record, table = (read_json(run/'train.json')['settings'], read_json(out/'features'/'features.json'),
+                               load_table(out))
     vae = load_autoencoder(out/'autoencoder' if record['adapt_minutes'] else record['autoencoder'])
-    vae.register_to_config(latents_mean=record['latents_mean'], latents_std=record['latents_std'])  # measured on these training images
-    scheduler = DPMSolverMultistepScheduler(**SCHEDULES[settings['preset']['schedule']], algorithm_type='dpmsolver++', solver_order=2, use_lu_lambdas=True, prediction_type=settings['preset']['prediction_type'])
-    return VAPDiffusionPipeline(vae, uvit, load_text_encoder(record['text_encoder']), scheduler, record['classes'], settings['text'], ', '.join(table.modality.value_counts().index),
-                                settings['vae_fingerprint'], settings['text_fingerprint'], f'{table.attrs["dataset"]}-{run.name}')
+    # measured on these training images
+    vae.register_to_config(latents_mean=record['latents_mean'], latents_std=record['latents_std'])
+    scheduler = DPMSolverMultistepScheduler(
+        **SCHEDULES[settings['preset']['schedule']], algorithm_type='dpmsolver++', solver_order=2, use_lu_lambdas=True,
+        prediction_type=settings['preset']['prediction_type'])
+    return VAPDiffusionPipeline(
+        vae, uvit, load_text_encoder(record['text_encoder']), scheduler, record['classes'], settings['text'],
+        ', '.join(table.modality.value_counts().index), settings['vae_fingerprint'], settings['text_fingerprint'],
+        f'{table.attrs["dataset"]}-{run.name}')
 
 def network(
     run,                       # a folder of `train`
@@ -255,7 +313,8 @@ def network(
 def build_pipeline(
     run,                       # a folder that `train` filled: out/models/NAME
 ) -> VAPDiffusionPipeline:     # saved in run/pipeline
-    "Put the trained model, the parts that it was trained with and the prompt bank together, and save them in run/pipeline."
+    """Put the trained model, the parts that it was trained with and the prompt bank together,
+    and save them in run/pipeline."""
     run = Path(run)
     if (run/'pipeline'/'model_index.json').exists(): return load_pipeline(run/'pipeline')
     pipe = assemble(run, network(run))
@@ -276,20 +335,32 @@ def released_pipeline(
     schedule:str='sd',         # that of the authors' evaluation; their training helper has 'vp'
     modality:str='dermoscopy',
 ) -> VAPDiffusionPipeline:     # it has no bank: give prompts
-    "The authors' converted weights with the other parts of their model; texts are padded as theirs. Raises `ValueError` when these do not fit."
-    vae, encoder, uvit = load_autoencoder(autoencoder), load_text_encoder(text_encoder), ReleasedUViT.from_pretrained(model).eval()
-    fits = {'latent channels': (vae.config.latent_channels, uvit.config.in_channels), 'numbers a word': (encoder.width, uvit.config.text_dim), 'words of context': (encoder.context_length, uvit.config.max_text_tokens)}
-    for what, (part, wanted) in fits.items():
-        if part != wanted: raise ValueError(f'{autoencoder if what[0] == "l" else text_encoder} has {part} {what}, the weights in {model} were trained on {wanted}: give the parts that they were trained with')
-    vae.register_to_config(latents_mean=[vae.config.shift_factor or 0.]*uvit.config.in_channels, latents_std=[1/vae.config.scaling_factor]*uvit.config.in_channels)
-    scheduler = DPMSolverMultistepScheduler(**SCHEDULES[schedule], algorithm_type='dpmsolver++', solver_order=2, use_lu_lambdas=True, prediction_type='epsilon')
-    return VAPDiffusionPipeline(vae, uvit, encoder, scheduler, class_names, True, modality, fingerprint(vae), encoder.fingerprint, Path(model).name, pad_text=True)
+    """The authors' converted weights with the other parts of their model; texts are padded as theirs.
+    Raises `ValueError` when these do not fit."""
+    vae, encoder, uvit = (load_autoencoder(autoencoder), load_text_encoder(text_encoder),
+                          ReleasedUViT.from_pretrained(model).eval())
+    fits = [(autoencoder, 'latent channels', vae.config.latent_channels, uvit.config.in_channels),
+            (text_encoder, 'numbers a word', encoder.width, uvit.config.text_dim),
+            (text_encoder, 'words of context', encoder.context_length, uvit.config.max_text_tokens)]
+    for part, what, found, wanted in fits:
+        if found != wanted:
+            raise ValueError(f'{part} has {found} {what}, '
+                             f'the weights in {model} were trained on {wanted}: '
+                             'give the parts that they were trained with')
+    vae.register_to_config(latents_mean=[vae.config.shift_factor or 0.]*uvit.config.in_channels,
+                           latents_std=[1/vae.config.scaling_factor]*uvit.config.in_channels)
+    scheduler = DPMSolverMultistepScheduler(**SCHEDULES[schedule], algorithm_type='dpmsolver++', solver_order=2,
+                                            use_lu_lambdas=True, prediction_type='epsilon')
+    return VAPDiffusionPipeline(vae, uvit, encoder, scheduler, class_names, True, modality,
+                                fingerprint(vae), encoder.fingerprint, Path(model).name, pad_text=True)
 
 # %% ../nbs/12_pipeline.ipynb #12a00008
 def write_image(path, image, label, prompt, seed, model, **more):
     "One PNG that says in its metadata that it is synthetic, and how it was made; `more` goes there, too."
     info = PngImagePlugin.PngInfo()
-    for k, v in dict(Description=SYNTHETIC, Synthetic='true', Class=label, Prompt=prompt, Seed=str(seed), Model=model, Software=f'vap-diffusion {__version__}', **more).items(): info.add_itxt(k, v)
+    for k, v in dict(Description=SYNTHETIC, Synthetic='true', Class=label, Prompt=prompt, Seed=str(seed), Model=model,
+                     Software=f'vap-diffusion {__version__}', **more).items():
+        info.add_itxt(k, v)
     part = Path(path).with_suffix('.part')
     try:
         Image.fromarray(image).save(part, 'PNG', pnginfo=info)
@@ -300,26 +371,37 @@ def plan_labels(pipe, n:int, label:str|None=None, like=None, split:str='test', s
     "n class names: all `label`, or drawn by the class frequencies of a table's split, or the classes in turn."
     if label is not None: return [pipe.class_names[pipe.class_index(label)]]*n
     if like is None: return [pipe.class_names[i % len(pipe.class_names)] for i in range(n)]
+    return draw_rows(like, split, n, seed).label.tolist()
+
+def draw_rows(like, split, n:int, seed:int) -> pd.DataFrame:
+    "n rows of a split of a working folder; one that has fewer gives some of them again."
     rows = split_rows(like, split)
-    return rows.label.sample(n, replace=n > len(rows), random_state=seed).tolist()
+    return rows.sample(n, replace=n > len(rows), random_state=seed)
 
 def split_rows(like, split) -> pd.DataFrame:
     "The rows of a split of a working folder."
     table = load_table(like)
     rows = table[table.split == split]
-    if rows.empty: raise ValueError(f'{like} has no image in split {split!r}: choose one of {", ".join(sorted(table.split.unique()))}')
+    if rows.empty:
+        raise ValueError(f'{like} has no image in split {split!r}: '
+                         f'choose one of {", ".join(sorted(table.split.unique()))}')
     return rows
 
 PROMPT_KINDS = {
-    'bank': 'drawn from the class', 'own': 'the descriptions of the images of `like`', 'unseen': 'two descriptions of the class, recombined',
+    'bank': 'drawn from the class', 'own': 'the descriptions of the images of `like`',
+    'unseen': 'two descriptions of the class, recombined',
     'heldout': 'descriptions of images that training did not have'}
 
 def bank_of(pipe, prompts:str) -> PromptBank:
     "The bank to draw from: the pipeline's, its held-out part, or that of a file. Raises `ValueError` when there is none."
     if prompts not in PROMPT_KINDS: return PromptBank.load(prompts)
-    if pipe.prompt_bank is None: raise ValueError('this model has no prompt bank: give a prompt (--prompt TEXT), or the file of a bank (--prompts FILE)')
+    if pipe.prompt_bank is None:
+        raise ValueError('this model has no prompt bank: '
+                         'give a prompt (--prompt TEXT), or the file of a bank (--prompts FILE)')
     if prompts != 'heldout': return pipe.prompt_bank
-    if not pipe.prompt_bank.held_out: raise ValueError("this model's bank holds nothing out: prepare W with a validation split, describe it, and train anew; or take 'unseen', or the file of another bank")
+    if not pipe.prompt_bank.held_out:
+        raise ValueError("this model's bank holds nothing out: prepare W with a validation split, describe it, "
+                         "and train anew; or take 'unseen', or the file of another bank")
     return pipe.prompt_bank.held_out
 
 def plan(
@@ -327,21 +409,27 @@ def plan(
     n:int,                     # how many images
     label:str|None=None,       # of all; None: by `like`, or the classes in turn
     prompt:str|None=None,      # of all; None: as `prompts` says
-    prompts:str='bank',        # one of `PROMPT_KINDS`, or the file of another bank (chapter 08: .json, .csv, or another's descriptions.jsonl)
+    prompts:str='bank',        # one of `PROMPT_KINDS`, or another bank's file (chapter 08: .json, .csv, or another's descriptions.jsonl)
     like=None,                 # a working folder whose split gives class frequencies (and own descriptions)
     split:str='test',
     seed:int=0,
 ) -> pd.DataFrame:             # label, prompt
     "What to paint: n rows. Raises `ValueError` for contradictions."
     if n < 1: raise ValueError(f'n is {n}: at least 1 image is needed')
-    if prompts not in PROMPT_KINDS and not Path(prompts).exists(): raise ValueError(f'prompts is {prompts!r}: choose {", ".join(PROMPT_KINDS)}, or the file of a bank')
-    if prompts == 'own' and (label or prompt): raise ValueError("prompts 'own' takes class and words from the images of `like`: leave label and prompt out, or choose other prompts")
-    if prompts == 'own' and like is None: raise ValueError("prompts 'own' needs a working folder whose images have descriptions: give like (--like W)")
+    if prompts not in PROMPT_KINDS and not Path(prompts).exists():
+        raise ValueError(f'prompts is {prompts!r}: choose {", ".join(PROMPT_KINDS)}, or the file of a bank')
+    if prompts == 'own' and (label or prompt):
+        raise ValueError("prompts 'own' takes class and words from the images of `like`: "
+                         "leave label and prompt out, or choose other prompts")
+    if prompts == 'own' and like is None:
+        raise ValueError("prompts 'own' needs a working folder whose images have descriptions: give like (--like W)")
     if prompts == 'own':
-        rows = split_rows(like, split).sample(n, replace=n > len(split_rows(like, split)), random_state=seed)
+        rows = draw_rows(like, split, n, seed)
         if not pipe.config.uses_text: return pd.DataFrame(dict(label=rows.label.tolist(), prompt=''))
         words = load_descriptions(like).set_index('file_name').t_mix
-        if absent := sorted(set(rows.file_name) - set(words.index)): raise ValueError(f'{len(absent)} images of split {split!r} have no description, first {absent[0]}: run `vap-diffusion describe {like}` to the end')
+        if absent := sorted(set(rows.file_name) - set(words.index)):
+            raise ValueError(f'{len(absent)} images of split {split!r} have no description, first {absent[0]}: '
+                             f'run `vap-diffusion describe {like}` to the end')
         return pd.DataFrame(dict(label=rows.label.tolist(), prompt=words[rows.file_name].tolist()))
     labels = plan_labels(pipe, n, label, like, split, seed)
     if not pipe.config.uses_text: # its images are not said to show what it has not read
@@ -349,7 +437,8 @@ def plan(
         return pd.DataFrame(dict(label=labels, prompt=''))
     if prompt is not None: return pd.DataFrame(dict(label=labels, prompt=prompt))
     generator, bank = torch.Generator().manual_seed(seed), bank_of(pipe, prompts)
-    drawn = {l: (bank.unseen if prompts == 'unseen' else bank.draw)(l, labels.count(l), generator) for l in sorted(set(labels))}
+    drawn = {l: (bank.unseen if prompts == 'unseen' else bank.draw)(l, labels.count(l), generator)
+             for l in sorted(set(labels))}
     return pd.DataFrame(dict(label=labels, prompt=[drawn[l].pop() for l in labels]))
 
 # %% ../nbs/12_pipeline.ipynb #12a00009
@@ -367,53 +456,80 @@ def sample(
     compile:bool=False,         # torch.compile: faster after a minute or more
     progress:bool=True,
 ) -> pd.DataFrame:             # the manifest: file_name, label, prompt, seed
-    """Paint n images into a folder. Stopped and called again, it paints only what is missing, the same as it would have been.
+    """Paint n images into a folder.
+    Stopped and called again, it paints only what is missing, the same as it would have been.
 
-    Raises `FileExistsError` when the folder holds another run or other files, `ValueError` for settings that do not fit."""
+    Raises `FileExistsError` when the folder holds another run or other files,
+    `ValueError` for settings that do not fit."""
     out = Path(out)
     if n < 1: raise ValueError(f'n is {n}: at least 1 image is needed')
     if num_inference_steps < 1: raise ValueError(f'{num_inference_steps} steps are too few: give at least 1')
-    if guidance_scale < 0: raise ValueError(f'guidance {guidance_scale:g} would lead away from the class: give 0 or more (1: none)')
-    if not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1: raise ValueError('guidance interval {:g} to {:g}: two shares of t / T are needed, 0 <= low <= high <= 1'.format(*guidance_interval))
+    if guidance_scale < 0:
+        raise ValueError(f'guidance {guidance_scale:g} would lead away from the class: give 0 or more (1: none)')
+    if not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
+        raise ValueError('guidance interval {:g} to {:g}: two shares of t / T are needed, '
+                         '0 <= low <= high <= 1'.format(*guidance_interval))
     pipe = model if isinstance(model, VAPDiffusionPipeline) else load_pipeline(model)
     rows, weaker = plan(pipe, n, label, prompt, prompts, like, split, seed), guide_of(pipe, guide)
-    settings = dict(model=pipe.config.name, weights=weights_hash(pipe.uvit, pipe.vae), text_fingerprint=pipe.config.text_fingerprint, n=n, label=label, prompt=prompt, prompts=prompts, like=str(like) if like else None, split=split if like else None,
-                    seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, guidance_interval=list(guidance_interval), version=__version__)
+    settings = dict(model=pipe.config.name, weights=weights_hash(pipe.uvit, pipe.vae),
+                    text_fingerprint=pipe.config.text_fingerprint, n=n, label=label, prompt=prompt, prompts=prompts,
+                    like=str(like) if like else None, split=split if like else None, seed=seed,
+                    num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+                    guidance_interval=list(guidance_interval), version=__version__)
     if guide is not None: settings |= dict(guide=str(guide), guide_weights=weights_hash(weaker))
-    if prompts not in PROMPT_KINDS: settings |= dict(prompts=str(prompts), words=hashlib.sha256('\n'.join(rows.prompt).encode()).hexdigest()[:12]) # a file may change
+    if prompts not in PROMPT_KINDS: # a file may change
+        settings |= dict(prompts=str(prompts), words=hashlib.sha256('\n'.join(rows.prompt).encode()).hexdigest()[:12])
     claim_folder(out, settings)
-    guided = '{:g}, for t / T from {:g} to {:g}'.format(guidance_scale, *guidance_interval) + (f', by {guide}' if guide is not None else '')
+    guided = ('{:g}, for t / T from {:g} to {:g}'.format(guidance_scale, *guidance_interval)
+              + (f', by {guide}' if guide is not None else ''))
     rows.insert(0, 'file_name', [f'images/{i:05}.png' for i in range(n)]); rows['seed'] = seed
     rows.to_csv(out/'manifest.csv', index=False)
     missing = {i for i, f in enumerate(rows.file_name) if not (out/f).exists()}
     if compile: pipe.uvit.compile_repeated_blocks(dynamic=True)
-    with alone(out), tqdm(total=n, initial=n - len(missing), desc=f'sampling {out.name}', unit='image', disable=not progress) as bar:
-        for start in sorted({i//batch_size*batch_size for i in missing}):                         # whole batches, so that a resumed one is the same
+    with alone(out), tqdm(total=n, initial=n - len(missing), desc=f'sampling {out.name}', unit='image',
+                          disable=not progress) as bar:
+        # whole batches, so that a resumed one is the same
+        for start in sorted({i//batch_size*batch_size for i in missing}):
             part = rows.iloc[start:start + batch_size]
             generators = [torch.Generator().manual_seed(seed*1_000_003 + i) for i in part.index]
-            images = pipe(part.label.tolist(), part.prompt.tolist(), num_inference_steps, guidance_scale, generators, 'uint8', guidance_interval=guidance_interval, guide=weaker).images
+            images = pipe(part.label.tolist(), part.prompt.tolist(), num_inference_steps, guidance_scale, generators,
+                          'uint8', guidance_interval=guidance_interval, guide=weaker).images
             for i, image in zip(part.index, images):
-                if i in missing: write_image(out/rows.file_name[i], image, part.label[i], part.prompt[i], seed, pipe.config.name, Number=str(i), Steps=str(num_inference_steps), Guidance=guided); bar.update()
+                if i in missing:
+                    write_image(out/rows.file_name[i], image, part.label[i], part.prompt[i], seed, pipe.config.name,
+                                Number=str(i), Steps=str(num_inference_steps), Guidance=guided)
+                    bar.update()
     return rows
 
 def weights_hash(*parts) -> str: # 12 hexadecimal digits
     "Names trained networks by their weights: a model trained anew under its old name is another one."
     digest = hashlib.sha256()
     for part in parts:
-        for key, value in sorted(part.state_dict().items()): digest.update(key.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        for key, value in sorted(part.state_dict().items()):
+            digest.update(key.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
 
 def guide_of(pipe, guide) -> UViT|None:
     "The network of a weaker model; `ValueError` when it does not fit."
     if guide is None: return None
-    other = assemble(Path(guide).parent, network(Path(guide).parent, Path(guide).name)) if (Path(guide)/'config.json').exists() else load_pipeline(guide)
-    if other.config.uses_text != pipe.config.uses_text: raise ValueError(f'--guide {guide} and the model: one of them was trained without descriptions; take one that was trained alike')
+    other = (assemble(Path(guide).parent, network(Path(guide).parent, Path(guide).name))
+             if (Path(guide)/'config.json').exists() else load_pipeline(guide))
+    if other.config.uses_text != pipe.config.uses_text:
+        raise ValueError(f'--guide {guide} and the model: one of them was trained without descriptions; '
+                         'take one that was trained alike')
     for what in ('vae_fingerprint', 'text_fingerprint', 'class_names'):
-        if other.config[what] != pipe.config[what]: raise ValueError(f'--guide {guide} has another {what.replace("_", " ")} than the model: take a shorter training on the same features')
+        if other.config[what] != pipe.config[what]:
+            raise ValueError(f'--guide {guide} has another {what.replace("_", " ")} than the model: '
+                             'take a shorter training on the same features')
     theirs, ours = other.scheduler.config, pipe.scheduler.config
-    if theirs.prediction_type != ours.prediction_type: raise ValueError(f'--guide {guide} predicts {theirs.prediction_type}, the model {ours.prediction_type}: take one that was trained alike')
-    odd = [k for k in ('num_train_timesteps', 'beta_schedule', 'beta_start', 'beta_end', 'trained_betas') if theirs.get(k) != ours.get(k)]
-    if odd: raise ValueError(f'--guide {guide} was trained with another noise schedule ({odd[0]} differs): take one that was trained alike')
+    if theirs.prediction_type != ours.prediction_type:
+        raise ValueError(f'--guide {guide} predicts {theirs.prediction_type}, the model {ours.prediction_type}: '
+                         'take one that was trained alike')
+    odd = [k for k in ('num_train_timesteps', 'beta_schedule', 'beta_start', 'beta_end', 'trained_betas')
+           if theirs.get(k) != ours.get(k)]
+    if odd:
+        raise ValueError(f'--guide {guide} was trained with another noise schedule ({odd[0]} differs): '
+                         'take one that was trained alike')
     return other.uvit.to(pipe.device)
 
 def claim_folder(out, settings):
@@ -421,10 +537,13 @@ def claim_folder(out, settings):
     path = out/'sample.json'
     if path.exists():
         found = read_json(path)
-        odd = '; '.join(f'{k} was {found.get(k)}, now {v}' for k, v in ({k: None for k in found} | settings).items() if found.get(k) != v)
+        odd = '; '.join(f'{k} was {found.get(k)}, now {v}'
+                        for k, v in ({k: None for k in found} | settings).items() if found.get(k) != v)
         if odd: raise FileExistsError(f'{out} holds the images of another run ({odd}): choose another folder')
     elif out.is_file(): raise FileExistsError(f'{out} is a file: choose a folder')
-    elif out.is_dir() and any(out.iterdir()): raise FileExistsError(f'{out} holds other files ({sorted(p.name for p in out.iterdir())[0]}): choose an empty folder')
+    elif out.is_dir() and any(out.iterdir()):
+        raise FileExistsError(f'{out} holds other files ({sorted(p.name for p in out.iterdir())[0]}): '
+                              'choose an empty folder')
     (out/'images').mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 
@@ -433,10 +552,14 @@ def load_samples(
 ) -> tuple[np.ndarray, pd.DataFrame]: # N H W 3 uint8, manifest
     "The images of a folder, and what they were asked to be. Raises one clear line when it is not complete."
     out = Path(out)
-    if not (out/'manifest.csv').exists(): raise FileNotFoundError(f'{out} holds no manifest.csv: give a folder that `vap-diffusion sample` filled')
-    rows = pd.read_csv(out/'manifest.csv', keep_default_na=False, dtype=dict(label=str, prompt=str)) # a class may be called 0
+    if not (out/'manifest.csv').exists():
+        raise FileNotFoundError(f'{out} holds no manifest.csv: give a folder that `vap-diffusion sample` filled')
+    # a class may be called 0
+    rows = pd.read_csv(out/'manifest.csv', keep_default_na=False, dtype=dict(label=str, prompt=str))
     missing = [f for f in rows.file_name if not (out/f).exists()]
-    if missing: raise FileNotFoundError(f'{out} lacks {len(missing)} of {len(rows)} images, first {missing[0]}: run the same `vap-diffusion sample` again')
+    if missing:
+        raise FileNotFoundError(f'{out} lacks {len(missing)} of {len(rows)} images, first {missing[0]}: '
+                                'run the same `vap-diffusion sample` again')
     return np.stack([load_image(out/f) for f in rows.file_name]), rows
 
 # %% ../nbs/12_pipeline.ipynb #12a00010
@@ -453,56 +576,82 @@ def main(argv=None):
     prepare('phantoms', a.work/'phantoms', a.work, n=a.n, size=64, seed=a.seed, modality='dermoscopy')
     describe_table(a.work, make_mllm('measure'))
     encode(a.work, flips=True)
-    run = train(a.work, steps=a.steps, seed=a.seed, embed_dim=192, num_heads=6, lr=1e-3, timesteps='logit_normal') # wider than `cpu`, for it has more time
+    # wider than `cpu`, for it has more time
+    run = train(a.work, steps=a.steps, seed=a.seed, embed_dim=192, num_heads=6, lr=1e-3, timesteps='logit_normal')
     pipe = build_pipeline(run)
     pipe.register_to_config(name='course')
     made = read_json(run/'train.json')
-    facts = dict(command=f'python -m vap_diffusion.pipeline {shlex.join(sys.argv[1:] if argv is None else argv)}', seed=a.seed, seconds=round(time.time() - start), training_seconds=made['seconds'],
+    facts = dict(command=f'python -m vap_diffusion.pipeline {shlex.join(sys.argv[1:] if argv is None else argv)}',
+                 seed=a.seed, seconds=round(time.time() - start), training_seconds=made['seconds'],
                  steps=made['steps'], images_seen=made['images_seen'], parameters=made['parameters'],
                  device=f'{made["device"]}, {made["threads"]} threads', last_loss=log_lines(run/'log.jsonl')[-1]['loss'])
     pipe.card = card(pipe, run_facts(run) | dict(budget=facts))
-    pipe.to(torch.float16).save_pretrained(a.out)                                               # half the size; loaded in float32
+    pipe.to(torch.float16).save_pretrained(a.out)           # half the size; loaded in float32
 
 # %% ../nbs/12_pipeline.ipynb #12d00002
 KNOWN_TERMS = { # where a table does not say it itself
     'phantoms': dict(title='phantoms of chapter 02', terms='drawn by a program, free'),
-    'isic2018': dict(title='ISIC 2018 Task 3 (HAM10000)', url='https://challenge.isic-archive.com/data/#2018', terms='CC BY-NC 4.0, as far as known',
-                     citation='P. Tschandl et al., The HAM10000 dataset, Sci. Data 5, 2018; N. Codella et al., arXiv:1902.03368')}
+    'isic2018': dict(title='ISIC 2018 Task 3 (HAM10000)', url='https://challenge.isic-archive.com/data/#2018',
+                     terms='CC BY-NC 4.0, as far as known',
+                     citation='P. Tschandl et al., The HAM10000 dataset, Sci. Data 5, 2018; '
+                              'N. Codella et al., arXiv:1902.03368')}
 
 def data_facts(table:pd.DataFrame) -> dict: # title, terms, url, citation, number of images
     "What a table says about its images; '' where nobody knows."
     name, found = table.attrs['dataset'], KNOWN_TERMS.get(table.attrs['dataset'], {}) | table.attrs
-    return dict(dataset=name, title=found.get('title', name)) | {k: found.get(k, '') for k in ('terms', 'url', 'citation')} | dict(images=int((table.split == 'train').sum()))
+    return (dict(dataset=name, title=found.get('title', name))
+            | {k: found.get(k, '') for k in ('terms', 'url', 'citation')}
+            | dict(images=int((table.split == 'train').sum())))
 
 def run_facts(run) -> dict: # for `card`
     "The facts of a training run: data, parts and budget, from its folder and its working folder."
     run, out = Path(run), Path(run).parent.parent
     made, record, said = read_json(run/'train.json'), read_json(out/'features'/'features.json'), load_descriptions(out)
-    budget = {k: made[k] for k in ('steps', 'images_seen', 'seconds', 'device', 'processes', 'threads', 'parameters') if k in made} | dict(seed=made['settings']['seed'])
-    named = lambda x: Path(x).name if Path(x).exists() else x                                   # a path of this machine is nobody's business
-    parts = {'size': f"{record['size']} px", 'autoencoder': named(record['autoencoder']) + (', adapted to these images' if record['adapt_minutes'] else ''), 'text encoder': named(record['text_encoder']),
+    budget = ({k: made[k] for k in ('steps', 'images_seen', 'seconds', 'device', 'processes', 'threads', 'parameters')
+               if k in made}
+              | dict(seed=made['settings']['seed']))
+    # a path of this machine is nobody's business
+    named = lambda x: Path(x).name if Path(x).exists() else x
+    parts = {'size': f"{record['size']} px",
+             'autoencoder': (named(record['autoencoder'])
+                             + (', adapted to these images' if record['adapt_minutes'] else '')),
+             'text encoder': named(record['text_encoder']),
              'descriptions': f'by {said.model.mode()[0]}' if made['settings']['text'] else 'none: the class alone'}
     return dict(data=data_facts(load_table(out)), parts=parts, budget=budget)
 
 def licence(data:dict) -> tuple[str, str]: # the hub's name of a licence; a sentence
     "What the terms of the training images allow for the weights."
     terms = data.get('terms', '')
-    if data.get('dataset') == 'phantoms': return 'apache-2.0', 'The weights are free to use (Apache-2.0): no real image was used.'
-    if not terms: return 'other', '**The terms of the training images are not recorded.** Find them out before you pass this model on, and write them here.'
-    limited = 'The terms of the images limit commercial use; **treat this model alike: non-commercial use only**.' if any(w in terms.lower() for w in ('-nc', 'non-commercial', 'noncommercial')) else 'Use this model as the terms of the images allow.'
+    if data.get('dataset') == 'phantoms':
+        return 'apache-2.0', 'The weights are free to use (Apache-2.0): no real image was used.'
+    if not terms:
+        return 'other', ('**The terms of the training images are not recorded.** '
+                         'Find them out before you pass this model on, and write them here.')
+    limited = ('The terms of the images limit commercial use; **treat this model alike: non-commercial use only**.'
+               if any(w in terms.lower() for w in ('-nc', 'non-commercial', 'noncommercial'))
+               else 'Use this model as the terms of the images allow.')
     return 'cc-by-nc-4.0' if 'CC BY-NC 4.0' in terms else 'other', limited
 
 # %% ../nbs/12_pipeline.ipynb #12d00003
 def figure_section(found:dict|None) -> str: # found: what `metrics.evaluate` returned, or the verb `evaluate` wrote
     "The section of a card: each figure beside its floor. A second one takes its place."
-    lines = ['- **floor**: the same figure for real images in the place of the painted ones' + (', as many of them' if 'n_real' not in (found or {}) else '') + '; prompts that describe the very images compared with, or copies of them, can pass it']
+    lines = ['- **floor**: the same figure for real images in the place of the painted ones'
+             + (', as many of them' if 'n_real' not in (found or {}) else '')
+             + '; prompts that describe the very images compared with, or copies of them, can pass it']
     if not found: lines.append('- **FID (floor)**: not measured; `vap-diffusion evaluate` does')
     else:
-        names = {'fid': ('FID', '.4g'), 'kid': ('KID', '.2g')} | {k: (k, '.3f') for k in ('precision', 'recall', 'density', 'coverage')}
-        lines += [f'- **{title} (floor)**: {found[k]:{form}} ({found[k + "_floor"]:{form}})' for k, (title, form) in names.items() if k in found]
+        names = ({'fid': ('FID', '.4g'), 'kid': ('KID', '.2g')}
+                 | {k: (k, '.3f') for k in ('precision', 'recall', 'density', 'coverage')})
+        lines += [f'- **{title} (floor)**: {found[k]:{form}} ({found[k + "_floor"]:{form}})'
+                  for k, (title, form) in names.items() if k in found]
         if 'is' in found: lines.append(f"- **IS (real images)**: {found['is']:.3f} ({found['is_real']:.3f})")
-        if found.get('adherence'): lines.append(f"- **adherence (chance)**: {found['adherence']['mean']:.3f} ({found['adherence']['chance']:.3f})")
-        lines.append('- **N, features**: ' + ', '.join([str(found['n']) + (' against {n_real} (floor: {n_floor})'.format(**found) if 'n_real' in found else ''), found['features']] + [f'{k} {found[k]}' for k in ('split', 'prompts', 'guidance_scale', 'num_inference_steps') if k in found]))
+        if found.get('adherence'):
+            lines.append(f"- **adherence (chance)**: {found['adherence']['mean']:.3f} "
+                         f"({found['adherence']['chance']:.3f})")
+        lines.append('- **N, features**: ' + ', '.join(
+            [str(found['n']) + (' against {n_real} (floor: {n_floor})'.format(**found) if 'n_real' in found else ''),
+             found['features']]
+            + [f'{k} {found[k]}' for k in ('split', 'prompts', 'guidance_scale', 'num_inference_steps') if k in found]))
     return '## Metrics\n\n' + '\n'.join(lines) + '\n'
 
 def add_figures(text:str, found:dict) -> str: # the card
@@ -515,10 +664,14 @@ def add_figures(text:str, found:dict) -> str: # the card
 def read_figures(pipe, folder) -> dict: # as `figure_section` takes them
     "The newest evaluation-*.json of a folder that `sample` filled; `ValueError` when the images are of another model."
     files = sorted(Path(folder).glob('evaluation-*.json'), key=lambda p: p.stat().st_mtime)
-    if not files or not (Path(folder)/'sample.json').exists(): raise FileNotFoundError(f'{folder} holds no evaluation of painted images: make it with `vap-diffusion evaluate {folder} --real W`')
+    if not files or not (Path(folder)/'sample.json').exists():
+        raise FileNotFoundError(f'{folder} holds no evaluation of painted images: '
+                                f'make it with `vap-diffusion evaluate {folder} --real W`')
     made = read_json(Path(folder)/'sample.json')
     weights = weights_hash(pipe.uvit, pipe.vae)
-    if made['model'] != pipe.config.name or made.get('weights', weights) != weights: raise ValueError(f'{folder} was painted by {made["model"]!r}, not by this {pipe.config.name!r}: give the folder of this model')
+    if made['model'] != pipe.config.name or made.get('weights', weights) != weights:
+        raise ValueError(f'{folder} was painted by {made["model"]!r}, not by this {pipe.config.name!r}: '
+                         'give the folder of this model')
     return {k: made[k] for k in ('prompts', 'guidance_scale', 'num_inference_steps')} | read_json(files[-1])
 
 # %% ../nbs/12_pipeline.ipynb #12d00004
@@ -532,7 +685,8 @@ CARD = """---
 
 ## What it is
 
-A latent diffusion model of {modality} images that paints from {condition} (VAP-Diffusion), of the classes {classes}. Made with vap-diffusion {version}.
+A latent diffusion model of {modality} images that paints from {condition} (VAP-Diffusion), of the classes {classes}. \
+Made with vap-diffusion {version}.
 
 {parts}
 
@@ -559,8 +713,11 @@ image = pipe({label!r}).images[0]
 
 ## Limits
 
-Not for clinical use: no diagnosis, no decision about a patient. It knows the classes, the devices and the people of its training images, and their biases. Judge it anew for your use, on real images of your own.
-A generative model can repeat a training image; nothing here rules that out. Mark images that you pass on as synthetic: `vap-diffusion sample` writes it into each file.
+Not for clinical use: no diagnosis, no decision about a patient. \
+It knows the classes, the devices and the people of its training images, and their biases. \
+Judge it anew for your use, on real images of your own.
+A generative model can repeat a training image; nothing here rules that out. \
+Mark images that you pass on as synthetic: `vap-diffusion sample` writes it into each file.
 """
 
 def card(
@@ -571,13 +728,20 @@ def card(
     from huggingface_hub import ModelCardData
     data, words = facts.get('data', {}), pipe.config.uses_text
     kind, allowed = licence(data)
-    head = ModelCardData(license=kind, license_name='terms-of-the-training-images' if kind == 'other' else None, library_name='vap-diffusion', pipeline_tag='text-to-image' if words else 'unconditional-image-generation',
+    head = ModelCardData(license=kind, license_name='terms-of-the-training-images' if kind == 'other' else None,
+                         library_name='vap-diffusion',
+                         pipeline_tag='text-to-image' if words else 'unconditional-image-generation',
                          tags=['vap-diffusion', 'medical', 'synthetic', pipe.config.modality])
     lines = lambda d, none: '\n'.join(f'- **{k}**: {v}' for k, v in d.items()) or none
-    title = ', '.join(str(x) for x in (data.get('title'), data.get('url'), f"{data['images']} of them" if 'images' in data else '') if x) or 'not recorded'
-    return CARD.format(head=head.to_yaml(), name=pipe.config.name or 'A VAP-Diffusion model', synthetic=SYNTHETIC, modality=pipe.config.modality.replace('_', ' '), condition='a class and a description' if words else 'a class',
-                       classes=', '.join(pipe.class_names), version=__version__, parts=lines(facts.get('parts', {}), ''), title=title, terms=data.get('terms') or 'not recorded', citation=data.get('citation') or 'none recorded',
-                       allowed=allowed, budget=lines(facts.get('budget', {}), 'Not recorded.'), figures=figure_section(facts.get('figures')), label=pipe.class_names[0])
+    title = ', '.join(str(x) for x in (data.get('title'), data.get('url'),
+                                       f"{data['images']} of them" if 'images' in data else '') if x) or 'not recorded'
+    return CARD.format(
+        head=head.to_yaml(), name=pipe.config.name or 'A VAP-Diffusion model', synthetic=SYNTHETIC,
+        modality=pipe.config.modality.replace('_', ' '), condition='a class and a description' if words else 'a class',
+        classes=', '.join(pipe.class_names), version=__version__, parts=lines(facts.get('parts', {}), ''),
+        title=title, terms=data.get('terms') or 'not recorded', citation=data.get('citation') or 'none recorded',
+        allowed=allowed, budget=lines(facts.get('budget', {}), 'Not recorded.'),
+        figures=figure_section(facts.get('figures')), label=pipe.class_names[0])
 
 # %% ../nbs/12_pipeline.ipynb #12d00008
 def push(
@@ -590,27 +754,39 @@ def push(
 ) -> str:                      # where it is now
     "Upload a pipeline with its card to a hub. Raises `OSError` or `ValueError` with one line."
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HTTPError                                                # base of what the hub and the wire raise
+    from huggingface_hub.errors import HTTPError            # base of what the hub and the wire raise
     api = HfApi(token=token)
-    if not (token or get_token()): raise ValueError(f'{api.endpoint} needs a token to take {repo_id}: log in with `hf auth login`, or set HF_TOKEN')
+    if not (token or get_token()):
+        raise ValueError(f'{api.endpoint} needs a token to take {repo_id}: '
+                         'log in with `hf auth login`, or set HF_TOKEN')
     with tempfile.TemporaryDirectory() as folder:
         pipe.save_pretrained(folder)
         for file in Path(folder).rglob('*.json'): # where it lay on this machine is nobody's business
-            if '_name_or_path' in (found := json.loads(file.read_text(encoding='utf-8'))): del found['_name_or_path']; file.write_text(json.dumps(found, indent=2), encoding='utf-8')
-        (Path(folder)/'README.md').write_text((pipe.card or card(pipe, {})).replace('OWNER/NAME', repo_id), encoding='utf-8')
+            if '_name_or_path' in (found := json.loads(file.read_text(encoding='utf-8'))):
+                del found['_name_or_path']; file.write_text(json.dumps(found, indent=2), encoding='utf-8')
+        (Path(folder)/'README.md').write_text((pipe.card or card(pipe, {})).replace('OWNER/NAME', repo_id),
+                                              encoding='utf-8')
         try:
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message or f'Upload {pipe.config.name or "pipeline"}', create_pr=create_pr).repo_url)
+            return str(api.upload_folder(
+                repo_id=repo_id, folder_path=folder,
+                commit_message=commit_message or f'Upload {pipe.config.name or "pipeline"}',
+                create_pr=create_pr).repo_url)
         except (OSError, HTTPError) as e: raise refusal(e, repo_id, api.endpoint) from None
 
 def refusal(e:Exception, repo_id:str, endpoint:str) -> Exception:
     "A hub's answer, or its silence, in one line with a remedy."
     code = getattr(getattr(e, 'response', None), 'status_code', None)
     said = ' '.join(str(getattr(e, 'server_message', None) or e).split()) or type(e).__name__
-    if code == 401: return OSError(f'{endpoint} does not accept the token (401): log in anew with `hf auth login`, or correct HF_TOKEN')
-    if code == 403: return OSError(f'the token may not write to {repo_id} on {endpoint} (403): take one with write access, or an owner of your own')
+    if code == 401:
+        return OSError(f'{endpoint} does not accept the token (401): '
+                       'log in anew with `hf auth login`, or correct HF_TOKEN')
+    if code == 403:
+        return OSError(f'the token may not write to {repo_id} on {endpoint} (403): '
+                       'take one with write access, or an owner of your own')
     if code: return OSError(f'{endpoint} refuses {repo_id} ({code}: {said})')
-    return ConnectionError(f'{endpoint} cannot be reached ({said}): check the network, HF_ENDPOINT and HF_HUB_OFFLINE, then run the same again')
+    return ConnectionError(f'{endpoint} cannot be reached ({said}): '
+                           'check the network, HF_ENDPOINT and HF_HUB_OFFLINE, then run the same again')
 
 # %% ../nbs/12_pipeline.ipynb #12a00011
 #| eval: false

@@ -54,7 +54,8 @@ def mix_attributes(
 )->dict|None: # None when the two have nothing to exchange, or no image could show the result
     "Some attributes of one description, the others of another."
     tied = TOGETHER[modality]
-    tied = tied if tied and (a[tied[0]] == 'none') != (b[tied[0]] == 'none') else ()          # 'no lesion' and its colour go together
+    # 'no lesion' and its colour go together
+    tied = tied if tied and (a[tied[0]] == 'none') != (b[tied[0]] == 'none') else ()
     units = [u for u in ([tied] if tied else []) + [(k,) for k in a if k not in tied] if any(a[k] != b[k] for k in u)]
     if len(units) < 2: return None
     new = a | {k: b[k] for i in some(len(units)) for k in units[i]}
@@ -69,7 +70,8 @@ def clauses(
     return parts[::2], parts[1::2]
 
 # %% ../nbs/08_prompt_bank.ipynb #08b0c004
-STOP = set('a an the of in on at with and or to is are was no not its it this that there by from as about very'.split()) # say nothing about what a clause is about
+# say nothing about what a clause is about
+STOP = set('a an the of in on at with and or to is are was no not its it this that there by from as about very'.split())
 
 def words_of(text:str) -> set[str]: # lower case
     "The words of a text that say what it is about."
@@ -78,10 +80,12 @@ def words_of(text:str) -> set[str]: # lower case
 def twins(
     a:list[str], b:list[str], # clauses of two texts
 )->list[tuple[int, int]]: # places in `a` and in `b`; each place at most once
-    "Clauses of two texts that speak of the same thing: at the same place, or, of texts with other numbers of clauses, with words in common."
+    """Clauses of two texts that speak of the same thing: at the same place, or,
+    of texts with other numbers of clauses, with words in common."""
     if len(a) == len(b): return [(i, i) for i in range(len(a)) if a[i].strip()]
     A, B = [words_of(c) for c in a], [words_of(c) for c in b]
-    likeness = sorted(((-len(x & y)/len(x | y), abs(i - j), i, j) for i, x in enumerate(A) for j, y in enumerate(B) if x & y))
+    likeness = sorted((-len(x & y)/len(x | y), abs(i - j), i, j)
+                      for i, x in enumerate(A) for j, y in enumerate(B) if x & y)
     found = []
     for _, _, i, j in likeness:
         if all(i != p and j != q for p, q in found): found.append((i, j))
@@ -96,7 +100,9 @@ def mix_clauses(
     pairs = [(i, j) for i, j in twins(x, y) if x[i].lower() != y[j].lower()]
     if not pairs: return None
     for i, j in [pairs[k] for k in some(len(pairs))]:
-        first = y[j][:1].upper() if x[i][:1].isupper() else y[j][:1].lower() if not y[j][1:2].isupper() else y[j][:1]  # 'L marker' stays
+        # 'L marker' stays
+        first = (y[j][:1].upper() if x[i][:1].isupper()
+                 else y[j][:1].lower() if not y[j][1:2].isupper() else y[j][:1])
         x[i] = first + y[j][1:]
     return ''.join(c + s for c, s in zip(x, stops + ['']))
 
@@ -105,7 +111,8 @@ class PromptBank:
     """Descriptions by class: the Class-Specific Prompt Bank of the paper (Sec. 2.3).
 
     Each different prompt is kept once, with the number of training images that it describes; draws follow these numbers.
-    `held_out` is a second bank, of descriptions that training did not have (None: there are none). `failed` counts by class the images of which nothing was said."""
+    `held_out` is a second bank, of descriptions that training did not have (None: there are none).
+    `failed` counts by class the images of which nothing was said."""
     version = 2
 
     def __init__(
@@ -120,9 +127,11 @@ class PromptBank:
 
     @staticmethod
     def _counted(label, prompts):
-        pairs = list(prompts.items() if isinstance(prompts, dict) else ((p, 1) for p in prompts) if isinstance(prompts, (list, tuple)) else [(None, 1)])
+        pairs = list(prompts.items() if isinstance(prompts, dict)
+                     else ((p, 1) for p in prompts) if isinstance(prompts, (list, tuple)) else [(None, 1)])
         if not all(isinstance(p, str) and p.strip() and type(n) is int and n > 0 for p, n in pairs):
-            raise ValueError(f'prompt bank: class {label!r} holds something that is not a list of non-empty strings, or a count below 1; remove blank prompts')
+            raise ValueError(f'prompt bank: class {label!r} holds something that is not a list of non-empty strings, '
+                             f'or a count below 1; remove blank prompts')
         counts = Counter()
         for p, n in pairs: counts[p] += n
         return dict(counts)
@@ -130,8 +139,11 @@ class PromptBank:
     @property
     def labels(self)->list[str]: return list(self.prompts)
     def __len__(self): return sum(sum(ps.values()) for ps in self.prompts.values())
-    def __repr__(self): return f'PromptBank({len(self)} prompts: ' + ', '.join(f'{c} {sum(ps.values())}' for c, ps in self.prompts.items()) + ')'
-    def __eq__(self, other): return isinstance(other, PromptBank) and (self.prompts, self.held_out) == (other.prompts, other.held_out)
+    def __repr__(self):
+        return (f'PromptBank({len(self)} prompts: '
+                + ', '.join(f'{c} {sum(ps.values())}' for c, ps in self.prompts.items()) + ')')
+    def __eq__(self, other):
+        return isinstance(other, PromptBank) and (self.prompts, self.held_out) == (other.prompts, other.held_out)
 
     def different(
         self,
@@ -140,7 +152,8 @@ class PromptBank:
         "The different prompts of a class."
         if label in self.prompts: return self.prompts[label]
         near = difflib.get_close_matches(str(label), self.labels, 1, 0)
-        raise ValueError(f'unknown class {label!r}: the bank has ' + ', '.join(self.labels) + (f'. Did you mean {near[0]!r}?' if near else ''))
+        raise ValueError(f'unknown class {label!r}: the bank has ' + ', '.join(self.labels)
+                         + (f'. Did you mean {near[0]!r}?' if near else ''))
 
     def __getitem__(
         self,
@@ -159,7 +172,9 @@ class PromptBank:
         "Draw prompts of a class at random, each as likely as its count says."
         if n < 1: raise ValueError(f'n is {n}; draw at least one prompt')
         if not self.different(label) and default is not None: return [default]*n
-        if not self.different(label): raise ValueError(f"class {label!r} has no prompt: describe some of its images (`vap-diffusion describe`), give prompts yourself, or draw(..., default='') for no text")
+        if not self.different(label):
+            raise ValueError(f"class {label!r} has no prompt: describe some of its images (`vap-diffusion describe`), "
+                             f"give prompts yourself, or draw(..., default='') for no text")
         prompts, ends = list(self.prompts[label]), list(accumulate(self.prompts[label].values()))
         return [prompts[bisect_right(ends, i)] for i in _randint(ends[-1], n, generator)]
 
@@ -177,10 +192,16 @@ class PromptBank:
         self,
         other:'PromptBank', # a bank that has this bank's classes
     )->'PromptBank':
-        "The other bank's prompts in the order of this bank's classes; what a generator trained on this bank can be asked instead."
-        missing, extra = [c for c in self.labels if c not in other.labels], [c for c in other.labels if c not in self.labels]
-        if missing: raise ValueError(f'the other bank has other classes: missing {missing}, unknown {extra}; give it the names {self.labels} with renamed({{old: new}})')
-        if extra: warnings.warn(f'classes of the other bank that this one does not have are left out: {", ".join(extra)}', stacklevel=2)
+        """The other bank's prompts in the order of this bank's classes;
+        what a generator trained on this bank can be asked instead."""
+        missing, extra = ([c for c in self.labels if c not in other.labels],
+                          [c for c in other.labels if c not in self.labels])
+        if missing:
+            raise ValueError(f'the other bank has other classes: missing {missing}, unknown {extra}; '
+                             f'give it the names {self.labels} with renamed({{old: new}})')
+        if extra:
+            warnings.warn(f'classes of the other bank that this one does not have are left out: {", ".join(extra)}',
+                          stacklevel=2)
         return PromptBank({c: other.prompts[c] for c in self.labels}, other.source)
 
     def unseen(
@@ -190,13 +211,18 @@ class PromptBank:
         generator:torch.Generator|None=None, # same state, same prompts
         pair:bool=False, # stricter: two of its attributes (or clauses) were never together in a description of the class
     )->list[str]: # n prompts
-        """Prompts that no training image had: attributes (or clauses) of two descriptions of the class, recombined (paper, Table 2).
+        """Prompts that no training image had: attributes (or clauses) of two descriptions of the class, recombined
+        (paper, Table 2).
 
-        Each value occurs in the class, and their combination in no prompt of the bank. The two are drawn as `draw` does."""
+        Each value occurs in the class, and their combination in no prompt of the bank.
+        The two are drawn as `draw` does."""
         if n < 1: raise ValueError(f'n is {n}; ask for at least one prompt')
         prompts = list(self.different(label))
-        if not prompts: raise ValueError(f'class {label!r} has no prompt to recombine: describe some of its images (`vap-diffusion describe`)')
-        known, made, ends = {p for ps in self.prompts.values() for p in ps}, [], list(accumulate(self.prompts[label].values()))
+        if not prompts:
+            raise ValueError(f'class {label!r} has no prompt to recombine: describe some of its images '
+                             f'(`vap-diffusion describe`)')
+        known, made, ends = ({p for ps in self.prompts.values() for p in ps}, [],
+                             list(accumulate(self.prompts[label].values())))
         modality, attributes = parse_prompts(prompts) or (None, None)
         parts = lambda new: new.items() if modality else {c.strip().lower() for c in clauses(new)[0]} - {''}
         together = {frozenset(t) for p in attributes or prompts for t in combinations(parts(p), 2)} if pair else set()
@@ -204,26 +230,33 @@ class PromptBank:
         for _ in range(200*n + 2000):
             i, j = (bisect_right(ends, k) for k in _randint(ends[-1], 2, generator))
             bits = [_randint(2**62, 1, generator)[0]]
-            new = (mix_attributes(modality, attributes[i], attributes[j], some) if modality else mix_clauses(prompts[i], prompts[j], some)) if i != j else None
+            new = (mix_attributes(modality, attributes[i], attributes[j], some) if modality
+                   else mix_clauses(prompts[i], prompts[j], some)) if i != j else None
             if new is None or pair and all(frozenset(t) in together for t in combinations(parts(new), 2)): continue
             text = describe_attributes(modality, new) if modality else new
             if text not in known: made.append(text); known.add(text)
             if len(made) == n: return made
-        raise ValueError(f'class {label!r}: only {len(made)} of {n} unseen prompts can be made from its {len(prompts)} different prompts; ask for fewer' + (', or without pair' if pair else ''))
+        raise ValueError(f'class {label!r}: only {len(made)} of {n} unseen prompts can be made from its '
+                         f'{len(prompts)} different prompts; ask for fewer' + (', or without pair' if pair else ''))
 
     def save(
         self,
         path:str|Path, # a file .json or .csv, or a folder in which it is called prompt_bank.json
     )->Path: # the file
-        "Write the bank: as JSON with version, source and held-out prompts, or as CSV with the columns label, prompt, count, to be edited by hand."
+        """Write the bank: as JSON with version, source and held-out prompts,
+        or as CSV with the columns label, prompt, count, to be edited by hand."""
         path = Path(path)
         if path.suffix not in ('.json', '.csv'): path = path/'prompt_bank.json'
         path.parent.mkdir(parents=True, exist_ok=True)
         data = dict(version=self.version, source=self.source, prompts=self.prompts, failed=self.failed)
         if self.held_out is not None: data['held_out'] = dict(source=self.held_out.source, prompts=self.held_out.prompts)
-        if path.suffix == '.json': path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + '\n', encoding='utf-8'); return path
-        rows = [(c, p, n) for c, ps in self.prompts.items() for p, n in (ps or {'': 0}).items()]                # a class without prompts keeps its place
-        pd.DataFrame(rows, columns=['label', 'prompt', 'count']).to_csv(path, index=False, encoding='utf-8-sig') # the mark by which spreadsheets know UTF-8
+        if path.suffix == '.json':
+            path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+            return path
+        # a class without prompts keeps its place
+        rows = [(c, p, n) for c, ps in self.prompts.items() for p, n in (ps or {'': 0}).items()]
+        # the mark by which spreadsheets know UTF-8
+        pd.DataFrame(rows, columns=['label', 'prompt', 'count']).to_csv(path, index=False, encoding='utf-8-sig')
         return path
 
     @classmethod
@@ -231,27 +264,37 @@ class PromptBank:
         cls,
         path:str|Path, # a file .json or .csv, a folder with prompt_bank.json, or a file .jsonl of descriptions
     )->'PromptBank':
-        "Read a bank that `save` wrote (of version 1, too), one that was edited by hand, or make one of the descriptions that some model wrote."
+        """Read a bank that `save` wrote (of version 1, too), one that was edited by hand,
+        or make one of the descriptions that some model wrote."""
         path = Path(path)
         if path.suffix not in ('.json', '.csv', '.jsonl'): path = path/'prompt_bank.json'
-        if not path.exists(): raise FileNotFoundError(f'{path}: no prompt bank here; make one with PromptBank.from_descriptions(...).save({str(path)!r})')
+        if not path.exists():
+            raise FileNotFoundError(f'{path}: no prompt bank here; '
+                                    f'make one with PromptBank.from_descriptions(...).save({str(path)!r})')
         if path.suffix == '.csv': return cls(_read_csv(path), path.name)
         if path.suffix == '.jsonl': return cls._of_lines(path)
         try: data = json.loads(path.read_text(encoding='utf-8'))
         except ValueError as e: raise ValueError(f'{path}: not JSON ({e}); make the bank again') from None
         version = data.get('version') if isinstance(data, dict) else None
-        if type(version) is int and version > cls.version: raise ValueError(f'{path}: a prompt bank of version {version}, and this program knows up to {cls.version}; update it with `pip install -U vap-diffusion`')
+        if type(version) is int and version > cls.version:
+            raise ValueError(f'{path}: a prompt bank of version {version}, and this program knows up to {cls.version}; '
+                             f'update it with `pip install -U vap-diffusion`')
         if version not in (1, 2) or not isinstance(data.get('prompts'), dict):
-            raise ValueError(f"{path}: not a prompt bank of version 1 or {cls.version}; it needs the keys 'version', 'source' and 'prompts'")
+            raise ValueError(f"{path}: not a prompt bank of version 1 or {cls.version}; "
+                             f"it needs the keys 'version', 'source' and 'prompts'")
         held = data.get('held_out')
-        try: return cls(data['prompts'], data.get('source', ''), held and cls(held['prompts'], held.get('source', '')), data.get('failed'))
+        try:
+            return cls(data['prompts'], data.get('source', ''),
+                       held and cls(held['prompts'], held.get('source', '')), data.get('failed'))
         except (ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f'{path}: {e}') from None
 
     @classmethod
     def _of_lines(cls, path):
         rows = pd.DataFrame([row for row, _ in read_lines(path)]).drop_duplicates('file_name', keep='last')
         table = load_table(path.parent) if (path.parent/'table.parquet').exists() else None
-        if table is None: warnings.warn(f'{path}: no table.parquet beside it tells which images are for training, so all {len(rows)} descriptions are taken', stacklevel=3)
+        if table is None:
+            warnings.warn(f'{path}: no table.parquet beside it tells which images are for training, '
+                          f'so all {len(rows)} descriptions are taken', stacklevel=3)
         bank = cls.from_descriptions(rows, 'train' if table is not None else None, table)
         bank.source = f'{path.parent.name}/{path.name} {bank.source.removeprefix("descriptions ")}'
         return bank
@@ -267,7 +310,8 @@ class PromptBank:
     )->'PromptBank':
         """Fill a bank with the mixed descriptions (t_mix) of the training images, and of no others.
 
-        Held out are descriptions of other images, of no lesion or patient (`group`) of the training images, and of other words than theirs."""
+        Held out are descriptions of other images, of no lesion or patient (`group`) of the training images,
+        and of other words than theirs."""
         source = 'descriptions'
         if not isinstance(descriptions, pd.DataFrame):
             out = Path(descriptions); out = out.parent if out.suffix == '.jsonl' else out
@@ -278,35 +322,49 @@ class PromptBank:
         of, rows, held = table if table is not None else descriptions, descriptions, descriptions.iloc[:0]
         group = dict(zip(of.file_name, of['group'])) if 'group' in of else {}
         if split is not None:
-            if 'split' not in of: raise ValueError('descriptions: the split of the images is not known; give the table, or split=None to take all')
+            if 'split' not in of:
+                raise ValueError('descriptions: the split of the images is not known; '
+                                 'give the table, or split=None to take all')
             if isinstance(held_out, float):
                 whole = of if 'group' in of else of.assign(group=of.file_name)
                 of, held_out = split_by_group(whole, held_out, seed, 'held out', split), 'held out'
             where = dict(zip(of.file_name, of.split))
             rows, held = (descriptions[descriptions.file_name.map(where) == s] for s in (split, held_out))
-            if not len(rows): raise ValueError(f'no description belongs to split {split!r}; the table has {sorted(of.split.unique())}. Describe these images first')
-            if held_out is not None and held_out != 'val' and not len(held): raise ValueError(f'no description belongs to split {held_out!r}, which is to be held out; the table has {sorted(of.split.unique())}')
+            if not len(rows):
+                raise ValueError(f'no description belongs to split {split!r}; the table has '
+                                 f'{sorted(of.split.unique())}. Describe these images first')
+            if held_out is not None and held_out != 'val' and not len(held):
+                raise ValueError(f'no description belongs to split {held_out!r}, which is to be held out; '
+                                 f'the table has {sorted(of.split.unique())}')
         blank = ~rows.t_mix.astype(str).str.strip().astype(bool) | rows.t_mix.isna()
-        if blank.any(): warnings.warn(f'{blank.sum()} of {len(rows)} descriptions are blank and left out, the first of {rows[blank].file_name.iloc[0]}', stacklevel=2)
+        if blank.any():
+            warnings.warn(f'{blank.sum()} of {len(rows)} descriptions are blank and left out, '
+                          f'the first of {rows[blank].file_name.iloc[0]}', stacklevel=2)
         known = table.attrs.get('classes') if table is not None else None
-        if known and (odd := sorted(set(rows.label) - set(known))): raise ValueError(f'descriptions: class {odd[0]!r} is not in the table, which has {", ".join(known)}')
-        labels = (table.attrs.get('classes') if table is not None else None) or sorted(descriptions.label.unique())
+        if known and (odd := sorted(set(rows.label) - set(known))):
+            raise ValueError(f'descriptions: class {odd[0]!r} is not in the table, which has {", ".join(known)}')
+        labels = known or sorted(descriptions.label.unique())
         by_class = lambda rows: {c: rows.t_mix[rows.label == c].tolist() for c in labels}
         model = ', '.join(sorted(rows.model.unique())) if 'model' in rows else ''
         record = lambda *words: ' '.join(filter(None, [source, *words, model]))
         failed = rows[blank].label.value_counts().to_dict()
         bank = cls(by_class(rows[~blank]), record(split or 'all'), failed=failed)
-        if len(held): bank.held_out = _held_out(rows[~blank], held, group, by_class, lambda left: record(held_out, f'({left})'))
+        if len(held):
+            bank.held_out = _held_out(rows[~blank], held, group, by_class, lambda left: record(held_out, f'({left})'))
         return bank
 
     @property
     def counts(self)->pd.DataFrame:
         "Per class: prompts, how many of them differ, and how many are held out."
-        table = pd.DataFrame({'prompts': {c: sum(p.values()) for c, p in self.prompts.items()}, 'different': {c: len(p) for c, p in self.prompts.items()}})
-        if self.held_out is not None: table['held out'] = [sum(self.held_out.prompts.get(c, {}).values()) for c in self.labels]
+        table = pd.DataFrame({'prompts': {c: sum(p.values()) for c, p in self.prompts.items()},
+                              'different': {c: len(p) for c, p in self.prompts.items()}})
+        if self.held_out is not None:
+            table['held out'] = [sum(self.held_out.prompts.get(c, {}).values()) for c in self.labels]
         return table
 
-def _randint(high, n, generator): return torch.randint(high, (n,), generator=generator, device=generator.device if generator is not None else 'cpu').tolist()
+def _randint(high, n, generator):
+    return torch.randint(high, (n,), generator=generator,
+                         device=generator.device if generator is not None else 'cpu').tolist()
 
 def _rename(prompts, names):
     new = {}
@@ -317,7 +375,9 @@ def _rename(prompts, names):
 def _held_out(rows, held, group, by_class, record):
     "A bank of the held-out descriptions that training has not: no group of it, and no text."
     shared = held.file_name.map(lambda f: group.get(f, f)).isin({group.get(f, f) for f in rows.file_name})
-    if shared.any(): warnings.warn(f'{shared.sum()} of {len(held)} held-out images belong to a lesion or patient of the training images and are left out, the first is {held[shared].file_name.iloc[0]}', stacklevel=3)
+    if shared.any():
+        warnings.warn(f'{shared.sum()} of {len(held)} held-out images belong to a lesion or patient of the training '
+                      f'images and are left out, the first is {held[shared].file_name.iloc[0]}', stacklevel=3)
     held = held[~shared & held.t_mix.notna() & held.t_mix.astype(str).str.strip().astype(bool)]
     new = held[~held.t_mix.isin(set(rows.t_mix))]
     return PromptBank(by_class(new), record(f'{len(new)} of {len(held)}, the others are in training word for word'))
@@ -327,18 +387,24 @@ def _read_csv(path):
     try: text = path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError: raise ValueError(f"{path}: not UTF-8; save it as 'CSV UTF-8'") from None
     head = text.partition('\n')[0]
-    lines = csv.reader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=head.count))             # spreadsheets write what their country writes
+    # spreadsheets write what their country writes
+    lines = csv.reader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=head.count))
     names = [c.strip().lower() for c in next(lines, [])]
-    if not {'label', 'prompt'} <= set(names): raise ValueError(f'{path}: the columns label, prompt and count are needed; found {", ".join(names) or "nothing"}')
+    if not {'label', 'prompt'} <= set(names):
+        raise ValueError(f'{path}: the columns label, prompt and count are needed; '
+                         f'found {", ".join(names) or "nothing"}')
     prompts = {}
     for cells in lines:
         where = f'{path}, line {lines.line_num}'
         if not any(c.strip() for c in cells): continue
-        if len(cells) > len(names): raise ValueError(f'{where}: more cells than columns; put the prompt in double quotes')
+        if len(cells) > len(names):
+            raise ValueError(f'{where}: more cells than columns; put the prompt in double quotes')
         row = dict(zip(names, [c.strip() for c in cells]))
-        label, prompt, count = row['label'], row.get('prompt', ''), row.get('count', '') or ('1' if row.get('prompt') else '0')
+        label, prompt, count = (row['label'], row.get('prompt', ''),
+                                row.get('count', '') or ('1' if row.get('prompt') else '0'))
         if not label: raise ValueError(f'{where}: no label')
-        if not count.isdecimal(): raise ValueError(f'{where}: count is {count!r}; give a whole number, 0 to leave the prompt out')
+        if not count.isdecimal():
+            raise ValueError(f'{where}: count is {count!r}; give a whole number, 0 to leave the prompt out')
         if not prompt and int(count): raise ValueError(f'{where}: the prompt is blank; write one, or delete the line')
         of = prompts.setdefault(label, {})
         if int(count): of[prompt] = of.get(prompt, 0) + int(count)
@@ -349,12 +415,15 @@ def attribute_shares(
     bank:PromptBank,
     modality:str|None=None, # of free text; prompts that follow the template say it themselves
 )->pd.DataFrame: # rows (attribute, value), one column for each class; NaN where the class is of another modality
-    "How often each value of an attribute occurs in a class, as a share of its prompts. Of free text, what `read_attributes` finds."
+    """How often each value of an attribute occurs in a class, as a share of its prompts.
+    Of free text, what `read_attributes` finds."""
     columns = {}
     for label, counts in bank.prompts.items():
         if not counts: continue
         kind, found = parse_prompts(list(counts)) or (modality, None)
-        if kind is None: raise ValueError(f'class {label!r} holds free text: say what it shows, modality={" or ".join(map(repr, MODALITIES))}')
+        if kind is None:
+            raise ValueError(f'class {label!r} holds free text: say what it shows, '
+                             f'modality={" or ".join(map(repr, MODALITIES))}')
         found = found or [read_attributes(p, kind) for p in counts]
         total, shares = sum(counts.values()), Counter()
         for a, n in zip(found, counts.values()): shares.update({item: n for item in a.items()})
@@ -366,17 +435,21 @@ def prompt_distances(
     a:list[str], b:list[str],
     encoder:TextEncoder|None=None, # None: by words
 )->np.ndarray: # len(a) len(b), in [0, 1] by words and [0, 2] by an encoder; 0: the same
-    "How far texts are apart: the share of their words that only one has, or one minus the cosine of their mean token states."
+    """How far texts are apart: the share of their words that only one has,
+    or one minus the cosine of their mean token states."""
     if not len(a) or not len(b): return np.zeros((len(a), len(b)))
     if encoder is not None:
         def means(texts):
             parts = [encoder.encode(texts[i:i + 64]) for i in range(0, len(texts), 64)]
-            return np.concatenate([torch.nn.functional.normalize(s.sum(1)/m.sum(1, keepdim=True).clamp(min=1), dim=-1).cpu().numpy() for s, m in parts])  # B D
+            return np.concatenate([torch.nn.functional.normalize(s.sum(1)/m.sum(1, keepdim=True).clamp(min=1), dim=-1)
+                                   .cpu().numpy() for s, m in parts])  # B D
         return 1 - means(a) @ means(b).T
     sets = [[words_of(t) for t in texts] for texts in (a, b)]
     words = sorted(set().union(*sets[0], *sets[1]))
-    A, B = (np.array([[w in s for w in words] for s in found], np.float32).reshape(len(found), -1) for found in sets)   # len W
-    both = A @ B.T                                                                          # as scipy's 'jaccard', 65 times as fast
+    # len W
+    A, B = (np.array([[w in s for w in words] for s in found], np.float32).reshape(len(found), -1) for found in sets)
+    # as scipy's 'jaccard', 65 times as fast
+    both = A @ B.T
     either = A.sum(1)[:, None] + B.sum(1)[None] - both
     return 1 - np.divide(both, either, out=np.ones_like(both), where=either > 0)
 
@@ -393,7 +466,8 @@ def extremes(
         if not prompts: continue
         distance = prompt_distances(prompts, prompts, encoder) @ (w := np.array([counts[p] for p in prompts], float))/w.sum()
         order = distance.argsort(kind='stable')
-        rows += [(label, kind, prompts[i], distance[i]) for kind, of in (('nearest', order[:n]), ('farthest', order[::-1][:n])) for i in of]
+        rows += [(label, kind, prompts[i], distance[i])
+                 for kind, of in (('nearest', order[:n]), ('farthest', order[::-1][:n])) for i in of]
     return pd.DataFrame(rows, columns=['label', 'kind', 'prompt', 'distance'])
 
 # %% ../nbs/08_prompt_bank.ipynb #08b0c019
@@ -406,34 +480,52 @@ def draw_bank(
     import textwrap
     from matplotlib import pyplot as plt
     table = attribute_shares(bank, modality).dropna(how='all')
-    if table.isna().any(axis=None): raise ValueError(f'the bank has classes of several modalities ({", ".join(table)}): draw those of one, PromptBank({{c: bank.prompts[c] for c in ...}})')
+    if table.isna().any(axis=None):
+        raise ValueError(f'the bank has classes of several modalities ({", ".join(table)}): '
+                         f'draw those of one, PromptBank({{c: bank.prompts[c] for c in ...}})')
     names, ends = list(dict.fromkeys(table.index.get_level_values(0))), extremes(bank, 1, encoder)
     rows = -(-len(names)//4)
     heights = [1.3 + .16*table.shape[1]]*rows + [.34*len(ends) + .2]                                      # inches
     fig, axes = plt.subplots(rows + 1, 4, figsize=(12, sum(heights)), height_ratios=heights, layout='constrained')
     for ax, name in zip(axes.flat, names):
         part = table.loc[name].loc[lambda t: t.sum(axis=1) > 0]
-        part.T.iloc[::-1].plot.barh(stacked=True, ax=ax, colormap='viridis', width=.75); ax.set_title(name, fontsize=9); ax.tick_params(labelsize=7); ax.set_xlim(0, 1)
-        ax.legend(fontsize=6, ncol=3, loc='upper center', bbox_to_anchor=(.5, -.12), frameon=False, handlelength=1, columnspacing=.8)
+        part.T.iloc[::-1].plot.barh(stacked=True, ax=ax, colormap='viridis', width=.75)
+        ax.set_title(name, fontsize=9); ax.tick_params(labelsize=7); ax.set_xlim(0, 1)
+        ax.legend(fontsize=6, ncol=3, loc='upper center', bbox_to_anchor=(.5, -.12), frameon=False,
+                  handlelength=1, columnspacing=.8)
     for ax in axes.flat[len(names):]: ax.axis('off')
-    lines = [f'{r.label}, {r.kind} ({r.distance:.2f}): {textwrap.shorten(r.prompt, 170, placeholder=" ...")}' for r in ends.itertuples()]
-    axes[-1, 0].text(-.2, 1, '\n'.join(textwrap.fill(l, 170, subsequent_indent='      ') for l in lines), fontsize=8, va='top', transform=axes[-1, 0].transAxes).set_in_layout(False)
+    lines = [f'{r.label}, {r.kind} ({r.distance:.2f}): {textwrap.shorten(r.prompt, 170, placeholder=" ...")}'
+             for r in ends.itertuples()]
+    axes[-1, 0].text(-.2, 1, '\n'.join(textwrap.fill(l, 170, subsequent_indent='      ') for l in lines),
+                     fontsize=8, va='top', transform=axes[-1, 0].transAxes).set_in_layout(False)
     return fig
 
 # %% ../nbs/08_prompt_bank.ipynb #08b0c022
-DIAGNOSES = { # class as data sets call it -> how texts call it; further diagnoses have their own name. Singular; plurals are found, too
-    'MEL': ('melanoma',), 'NV': ('nevus', 'naevus', 'nevi', 'naevi', 'mole'), 'BCC': ('basal cell carcinoma', 'basalioma'), 'SCC': ('squamous cell carcinoma',),
-    'AKIEC': ('actinic keratosis', 'actinic keratoses', 'solar keratosis', 'bowen', 'intraepithelial carcinoma'), 'AK': ('actinic keratosis', 'actinic keratoses', 'solar keratosis'),
-    'BKL': ('seborrheic keratosis', 'seborrheic keratoses', 'seborrhoeic keratosis', 'solar lentigo', 'lentigo', 'lentigines', 'lichen planus-like keratosis', 'keratosis'),
-    'DF': ('dermatofibroma', 'histiocytoma'), 'VASC': ('angioma', 'hemangioma', 'haemangioma', 'angiokeratoma', 'pyogenic granuloma', 'vascular lesion'),
-    'nevus': ('naevus', 'nevi', 'naevi', 'mole'), 'keratosis': ('keratoses', 'lentigo'), 'effusion': ('pleural effusion', 'hydrothorax'), 'Infiltration': ('infiltrate', 'infiltration'),
-    'mass': ('tumour', 'tumor', 'neoplasm'), 'Edema': ('edema', 'oedema', 'congestion'), 'Cardiomegaly': ('enlarged heart', 'cardiomegaly'), 'Pleural_Thickening': ('pleural thickening',),
-    'Pneumonia': ('pneumonia',), 'Pneumothorax': ('pneumothorax', 'pneumothoraces'), 'Atelectasis': ('atelectasis', 'atelectases'), 'Emphysema': ('emphysema',), 'Fibrosis': ('fibrosis',),
-    'Hernia': ('hiatal hernia', 'hernia'), 'COVID-19': ('covid', 'sars-cov-2'), 'tuberculosis': ('tuberculosis',), 'polyp': ('adenoma', 'adenomatous'), 'colitis': ('ulcerative colitis', 'crohn', 'proctitis'),
+# class as data sets call it -> how texts call it; further diagnoses have their own name. Singular; plurals are found, too
+DIAGNOSES = {
+    'MEL': ('melanoma',), 'NV': ('nevus', 'naevus', 'nevi', 'naevi', 'mole'),
+    'BCC': ('basal cell carcinoma', 'basalioma'), 'SCC': ('squamous cell carcinoma',),
+    'AKIEC': ('actinic keratosis', 'actinic keratoses', 'solar keratosis', 'bowen', 'intraepithelial carcinoma'),
+    'AK': ('actinic keratosis', 'actinic keratoses', 'solar keratosis'),
+    'BKL': ('seborrheic keratosis', 'seborrheic keratoses', 'seborrhoeic keratosis', 'solar lentigo', 'lentigo',
+            'lentigines', 'lichen planus-like keratosis', 'keratosis'),
+    'DF': ('dermatofibroma', 'histiocytoma'),
+    'VASC': ('angioma', 'hemangioma', 'haemangioma', 'angiokeratoma', 'pyogenic granuloma', 'vascular lesion'),
+    'nevus': ('naevus', 'nevi', 'naevi', 'mole'), 'keratosis': ('keratoses', 'lentigo'),
+    'effusion': ('pleural effusion', 'hydrothorax'), 'Infiltration': ('infiltrate', 'infiltration'),
+    'mass': ('tumour', 'tumor', 'neoplasm'), 'Edema': ('edema', 'oedema', 'congestion'),
+    'Cardiomegaly': ('enlarged heart', 'cardiomegaly'), 'Pleural_Thickening': ('pleural thickening',),
+    'Pneumonia': ('pneumonia',), 'Pneumothorax': ('pneumothorax', 'pneumothoraces'),
+    'Atelectasis': ('atelectasis', 'atelectases'), 'Emphysema': ('emphysema',), 'Fibrosis': ('fibrosis',),
+    'Hernia': ('hiatal hernia', 'hernia'), 'COVID-19': ('covid', 'sars-cov-2'), 'tuberculosis': ('tuberculosis',),
+    'polyp': ('adenoma', 'adenomatous'), 'colitis': ('ulcerative colitis', 'crohn', 'proctitis'),
     'hemorrhoids': ('hemorrhoid', 'haemorrhoid'), 'diverticulum': ('diverticula', 'diverticulosis', 'diverticulitis'),
-    'cancer': ('carcinoma', 'adenocarcinoma', 'malignant', 'malignancy', 'metastasis', 'metastases', 'lymphoma', 'sarcoma', 'cancerous'), 'benign': ('benign',),
+    'cancer': ('carcinoma', 'adenocarcinoma', 'malignant', 'malignancy', 'metastasis', 'metastases', 'lymphoma',
+               'sarcoma', 'cancerous'),
+    'benign': ('benign',),
 }
-GENERIC = {'normal', 'healthy', 'other', 'unknown', 'no finding', 'MEL', 'NV', 'DF', 'AK', 'SCC'} # class names that no text uses as a diagnosis, or that mean other things
+# class names that no text uses as a diagnosis, or that mean other things
+GENERIC = {'normal', 'healthy', 'other', 'unknown', 'no finding', 'MEL', 'NV', 'DF', 'AK', 'SCC'}
 
 def class_names(label:str) -> tuple[str, ...]:
     "How texts may name a class: its own name, and the other words for it."
@@ -444,18 +536,25 @@ def bank_report(
     bank:PromptBank,
     encoder:TextEncoder|None=None, # tells which prompts are too long for it
 )->pd.DataFrame: # one row for each class
-    """How varied a bank is, and what it gives away. Columns: `prompts`; `different`; `effective`, exp of the entropy; the share that `names its class`, and the share of the
-    prompts of the *other* class that names it most (`another names it`; words that all use tell nothing); `names a diagnosis`, a word that chapter 05 does not accept in an answer; `failed`, the share of images without
-    a usable description; `too long`, the share that the encoder would cut (NaN without one)."""
+    """How varied a bank is, and what it gives away. Columns: `prompts`; `different`; `effective`, exp of the entropy;
+    the share that `names its class`, and the share of the prompts of the *other* class that names it most
+    (`another names it`; words that all use tell nothing); `names a diagnosis`, a word that chapter 05 does not accept
+    in an answer; `failed`, the share of images without a usable description; `too long`, the share that the encoder
+    would cut (NaN without one)."""
     every = pattern_of(tuple(d for p in PROMPTS.values() for d in p.diagnoses))
-    share = lambda pattern, counts: sum(n for p, n in counts.items() if pattern.search(p))/sum(counts.values()) if counts else np.nan
+    share = lambda pattern, counts: (sum(n for p, n in counts.items() if pattern.search(p))/sum(counts.values())
+                                     if counts else np.nan)
     rows = {}
     for label, counts in bank.prompts.items():
         n, own = sum(counts.values()), pattern_of(class_names(label))
         p = np.array(list(counts.values()), float)/max(n, 1)
         others = [share(own, ps) for c, ps in bank.prompts.items() if c != label and ps]
-        long = sum(k for t, k in counts.items() if encoder.fit(t)[1].strip(' .,;'))/n if encoder is not None and n else np.nan
-        rows[label] = {'prompts': n, 'different': len(counts), 'effective': float(np.exp(-(p*np.log(p)).sum())) if n else 0., 'names its class': share(own, counts), 'another names it': max(others, default=np.nan),
-                       'names a diagnosis': share(every, counts), 'failed': bank.failed.get(label, 0)/max(n + bank.failed.get(label, 0), 1), 'too long': long}
+        long = (sum(k for t, k in counts.items() if encoder.fit(t)[1].strip(' .,;'))/n
+                if encoder is not None and n else np.nan)
+        rows[label] = {
+            'prompts': n, 'different': len(counts), 'effective': float(np.exp(-(p*np.log(p)).sum())) if n else 0.,
+            'names its class': share(own, counts), 'another names it': max(others, default=np.nan),
+            'names a diagnosis': share(every, counts),
+            'failed': bank.failed.get(label, 0)/max(n + bank.failed.get(label, 0), 1), 'too long': long}
     if not rows: raise ValueError('the bank has no class: fill it with PromptBank.from_descriptions')
     return pd.DataFrame(rows).T.astype({'prompts': int, 'different': int})

@@ -22,9 +22,11 @@ from .uvit import Attention, Block, UViT, UViTOutput, attend, trim_text
 
 # %% ../nbs/10_prototype.ipynb #f2e21f40
 class PrototypeCondition(nn.Module):
-    """The Prototype Condition Mechanism (Sec. 2.4): prototypes of the class rebuild the features; what they rebuild is injected.
+    """The Prototype Condition Mechanism (Sec. 2.4): prototypes of the class rebuild the features;
+    what they rebuild is injected.
 
-    L_recon = 0.5 mean (recon - F_e)^2 with F_e held fixed, so that the prototypes learn the features and never the other way round."""
+    L_recon = 0.5 mean (recon - F_e)^2 with F_e held fixed,
+    so that the prototypes learn the features and never the other way round."""
     def __init__(self,
         num_classes:int, # classes without the empty one, which gets prototypes too
         num_prototypes:int, # K vectors per class
@@ -34,7 +36,8 @@ class PrototypeCondition(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.prototypes = nn.Parameter(torch.randn(num_classes + 1, num_prototypes, dim)) # C+1 K D
-        self.norm_q, self.q, self.kv, self.proj = nn.LayerNorm(dim), nn.Linear(dim, dim), nn.Linear(dim, 2*dim), nn.Linear(dim, dim)
+        self.norm_q, self.q, self.kv, self.proj = (nn.LayerNorm(dim), nn.Linear(dim, dim), nn.Linear(dim, 2*dim),
+                                                   nn.Linear(dim, dim))
         self.norm, self.attn, self.zero = nn.LayerNorm(dim), Attention(dim, num_heads), nn.Linear(dim, dim)
         self.apply(UViT._init)
         nn.init.zeros_(self.zero.weight)
@@ -45,7 +48,8 @@ class PrototypeCondition(nn.Module):
     )->Tensor: # B T D
         "Cross-attention from the features to the prototypes of their class. No gradient goes back to the features."
         q = self.q(self.norm_q(features.detach())).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) # B heads T D/heads
-        present, which = class_labels.unique(return_inverse=True) # each class is projected once, however often it is in the batch
+        # each class is projected once, however often it is in the batch
+        present, which = class_labels.unique(return_inverse=True)
         kv = self.kv(self.prototypes[present]) # c K 2D
         kv = F.embedding(which, kv.flatten(1)).view(-1, *kv.shape[1:]) # B K 2D
         k, v = kv.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4) # each B heads K D/heads
@@ -81,7 +85,8 @@ class PrototypeUViT(UViT):
         num_classes:int=7, # class `num_classes` is the empty one, for guidance
         num_prototypes:int|None=None, # K per class; None: twice the number of patches
     ):
-        super().__init__(sample_size, in_channels, patch_size, embed_dim, depth, num_heads, mlp_ratio, qkv_bias, text_dim, max_text_tokens, num_classes)
+        super().__init__(sample_size, in_channels, patch_size, embed_dim, depth, num_heads, mlp_ratio, qkv_bias,
+                         text_dim, max_text_tokens, num_classes)
         self.pcm = PrototypeCondition(num_classes, num_prototypes or 2*self.num_patches, embed_dim, num_heads)
 
     def condition(self, tokens, class_labels, token_mask=None):
@@ -96,7 +101,8 @@ def vap_loss(
     weight:Tensor|None=None, # B 1 1 1, how much each image's squared error counts; None: all the same
 )->Tensor: # the objective, a scalar
     "Eq. 3: the squared error plus alpha times the reconstruction loss; Eq. 2 for a model without prototypes."
-    loss = F.mse_loss(output.sample.float(), target) if weight is None else (weight*(output.sample.float() - target).square()).mean()
+    loss = (F.mse_loss(output.sample.float(), target) if weight is None
+            else (weight*(output.sample.float() - target).square()).mean())
     return loss if output.recon_loss is None else loss + alpha*output.recon_loss
 
 # %% ../nbs/10_prototype.ipynb #10b0a002
@@ -124,7 +130,8 @@ class ReleasedInjection(nn.Module):
     def __init__(self, dim:int, num_heads:int, mlp_ratio:float=4.):
         super().__init__()
         self.norm1, self.norm2, self.normp = (nn.LayerNorm(dim) for _ in range(3))
-        for p in (*self.norm1.parameters(), *self.normp.parameters()): p.requires_grad_(False) # without a gradient, DDP would wait for them
+        # without a gradient, DDP would wait for them
+        for p in (*self.norm1.parameters(), *self.normp.parameters()): p.requires_grad_(False)
         self.attn, self.mlp = CrossAttention(dim, num_heads), named_mlp(dim, int(mlp_ratio*dim))
         self.z1, self.z2 = (nn.Linear(dim, dim, bias=False) for _ in range(2))
 
@@ -136,7 +143,8 @@ class ReleasedInjection(nn.Module):
 class ReleasedUViT(UViT):
     """The authors' released model, parameter for parameter: their state dict loads with `strict=True`.
 
-    Tokens stand in the order time, text, image; the class is a row of `prototype`, K vectors of width D, the last row for the empty class. `recon_loss` only in training."""
+    Tokens stand in the order time, text, image; the class is a row of `prototype`, K vectors of width D,
+    the last row for the empty class. `recon_loss` only in training."""
     num_extra_tokens = 1 # time
     @register_to_config
     def __init__(self,
@@ -177,16 +185,20 @@ class ReleasedUViT(UViT):
         text, text_mask = trim_text(text, text_mask)
         B, L, N = len(sample), 0 if text is None else text.shape[1], self.num_patches
         timestep = torch.as_tensor(timestep, device=sample.device).expand(B)
-        time = get_timestep_embedding(timestep, self.config.embed_dim, flip_sin_to_cos=True, downscale_freq_shift=0).to(self.pos_embed.dtype) # B D
+        time = get_timestep_embedding(timestep, self.config.embed_dim, flip_sin_to_cos=True,
+                                      downscale_freq_shift=0).to(self.pos_embed.dtype) # B D
         words = [] if text is None else [self.context_embed(text)] # B L D
         image = self.patch_embed.proj(sample).flatten(2).transpose(1, 2) # B N D
         if text_mask is not None: text_mask = F.pad(F.pad(text_mask, (1, 0), value=True), (0, N), value=True) # B 1+L+N
-        return torch.cat([time[:, None], *words, image], dim=1) + torch.cat([self.pos_embed[:, :1 + L], self.pos_embed[:, -N:]], dim=1), text_mask # B 1+L+N D
+        return (torch.cat([time[:, None], *words, image], dim=1)
+                + torch.cat([self.pos_embed[:, :1 + L], self.pos_embed[:, -N:]], dim=1)), text_mask # B 1+L+N D
 
     def reconstruction_loss(self, x, memory, token_mask=None):
-        "0.5 mean (attention(q(x), k(prototypes), v(prototypes)) - q(x))^2 over all real tokens; no gradient is stopped. x: B T D, memory: B K D."
+        """0.5 mean (attention(q(x), k(prototypes), v(prototypes)) - q(x))^2 over all real tokens;
+        no gradient is stopped. x: B T D, memory: B K D."""
         Q, heads = self.q(x), self.config.num_heads # B T D
-        recon = attend(split_heads(Q, heads), split_heads(self.k(memory), heads), split_heads(self.v(memory), heads)).transpose(1, 2).flatten(2) # B T D
+        recon = attend(split_heads(Q, heads), split_heads(self.k(memory), heads),
+                       split_heads(self.v(memory), heads)).transpose(1, 2).flatten(2) # B T D
         error = (recon.float() - Q.float()).square()
         return 0.5*(error.mean() if token_mask is None else error[token_mask].mean())
 
@@ -213,29 +225,48 @@ PCM = {'paper': PrototypeUViT, 'released': ReleasedUViT} # the two readings of S
 def read_state_dict(file:str|Path)->dict[str, Tensor]:
     "Tensors by name from a safetensors or a torch file; no code in it is run. `ValueError` in one line for anything else."
     file = Path(file)
-    if not file.is_file(): raise FileNotFoundError(f'{file} is not there: give a file with the weights (.safetensors, .pt or .pth)')
-    try: state = load_file(file) if file.suffix == '.safetensors' else torch.load(file, map_location='cpu', weights_only=True)
-    except SafetensorError as e: raise ValueError(f'{file} is no whole safetensors file ({e}): copy or download it again') from None
-    except pickle.UnpicklingError: raise ValueError(f'{file} holds pickled code, or is no torch file at all; nothing in it was run: save its state_dict() alone, best as safetensors') from None
-    except (EOFError, RuntimeError, KeyError, ValueError) as e: raise ValueError(f'{file} is no whole torch file ({str(e).splitlines()[0] if str(e) else type(e).__name__}): copy or download it again') from None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()): raise ValueError(f'{file} holds no state dict of names and tensors: save model.state_dict() alone')
+    if not file.is_file():
+        raise FileNotFoundError(f'{file} is not there: give a file with the weights (.safetensors, .pt or .pth)')
+    try:
+        state = (load_file(file) if file.suffix == '.safetensors'
+                 else torch.load(file, map_location='cpu', weights_only=True))
+    except SafetensorError as e:
+        raise ValueError(f'{file} is no whole safetensors file ({e}): copy or download it again') from None
+    except pickle.UnpicklingError:
+        raise ValueError(f'{file} holds pickled code, or is no torch file at all; nothing in it was run: '
+                         f'save its state_dict() alone, best as safetensors') from None
+    except (EOFError, RuntimeError, KeyError, ValueError) as e:
+        raise ValueError(f'{file} is no whole torch file ({str(e).splitlines()[0] if str(e) else type(e).__name__}): '
+                         f'copy or download it again') from None
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f'{file} holds no state dict of names and tensors: save model.state_dict() alone')
     return state
 
 def released_config(state:dict[str, Tensor], num_heads:int=8, file:str|Path='this')->dict: # arguments of `ReleasedUViT`
     "The sizes that a released state dict's shapes tell. `ValueError` names what is missing or odd."
     sizes = 'pos_embed', 'patch_embed.proj.weight', 'context_embed.weight', 'prototype.weight', 'mid_block.mlp.fc1.weight'
     missing = [n for n in (*sizes, 'in_blocks.0.attn.qkv.weight') if n not in state]
-    if missing: raise ValueError(f'{file} is no released VAP-Diffusion: {", ".join(missing)} missing, found {", ".join(list(state)[:3])}, ...')
-    odd = [f'{n} {tuple(state[n].shape)}' for n, d in dict(zip(sizes, (3, 4, 2, 2, 2))).items() if state[n].ndim != d or 0 in state[n].shape]
+    if missing:
+        raise ValueError(f'{file} is no released VAP-Diffusion: {", ".join(missing)} missing, '
+                         f'found {", ".join(list(state)[:3])}, ...')
+    odd = [f'{n} {tuple(state[n].shape)}' for n, d in dict(zip(sizes, (3, 4, 2, 2, 2))).items()
+           if state[n].ndim != d or 0 in state[n].shape]
     if odd: raise ValueError(f'{file} is no released VAP-Diffusion: {", ".join(odd)} has another number of dimensions')
     _, T, D = state['pos_embed'].shape
     _, C, p, _ = state['patch_embed.proj.weight'].shape
     classes, K = state['prototype.weight'].shape[0], state['prototype.weight'].shape[1]//D
     side = round((K/2)**.5)
-    if 2*side**2 != K or T < 1 + side**2: raise ValueError(f'{file}: prototype.weight {tuple(state["prototype.weight"].shape)} and pos_embed {tuple(state["pos_embed"].shape)} do not fit: {K} prototypes a class should be twice a square number of patches')
-    if D % num_heads: raise ValueError(f'{file}: num_heads is {num_heads}, but the width {D} cannot be divided by it: give the number of heads that the model was trained with')
-    return dict(sample_size=side*p, in_channels=C, patch_size=p, embed_dim=D, depth=2*len({n.split('.')[1] for n in state if n.startswith('in_blocks.')}), num_heads=num_heads,
-                mlp_ratio=state['mid_block.mlp.fc1.weight'].shape[0]/D, qkv_bias='in_blocks.0.attn.qkv.bias' in state, text_dim=state['context_embed.weight'].shape[1],
+    if 2*side**2 != K or T < 1 + side**2:
+        raise ValueError(f'{file}: prototype.weight {tuple(state["prototype.weight"].shape)} and '
+                         f'pos_embed {tuple(state["pos_embed"].shape)} do not fit: '
+                         f'{K} prototypes a class should be twice a square number of patches')
+    if D % num_heads:
+        raise ValueError(f'{file}: num_heads is {num_heads}, but the width {D} cannot be divided by it: '
+                         f'give the number of heads that the model was trained with')
+    return dict(sample_size=side*p, in_channels=C, patch_size=p, embed_dim=D,
+                depth=2*len({n.split('.')[1] for n in state if n.startswith('in_blocks.')}), num_heads=num_heads,
+                mlp_ratio=state['mid_block.mlp.fc1.weight'].shape[0]/D,
+                qkv_bias='in_blocks.0.attn.qkv.bias' in state, text_dim=state['context_embed.weight'].shape[1],
                 max_text_tokens=T - 1 - side**2, num_classes=classes - 1)
 
 def convert_released(
@@ -243,14 +274,20 @@ def convert_released(
     out:str|Path, # a new folder, for `ReleasedUViT.from_pretrained`
     num_heads:int=8, # attention heads: the one size that no shape tells
 )->Path: # the folder
-    "The authors' weights as a folder in diffusers' layout. `ValueError` names wrong keys and shapes, `FileExistsError` a folder in use."
+    """The authors' weights as a folder in diffusers' layout.
+    `ValueError` names wrong keys and shapes, `FileExistsError` a folder in use."""
     state, out = read_state_dict(file), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise FileExistsError(f'{out} is in use: give a new or empty folder')
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f'{out} is in use: give a new or empty folder')
     with torch.device('meta'): model = ReleasedUViT(**released_config(state, num_heads, file))
     wanted = model.state_dict()
     odd = {'missing': [n for n in wanted if n not in state], 'unknown': [n for n in state if n not in wanted],
-           'of another shape': [f'{n} {tuple(state[n].shape)} for {tuple(wanted[n].shape)}' for n in wanted if n in state and state[n].shape != wanted[n].shape]}
-    if any(odd.values()): raise ValueError(f'{file} does not fit: ' + '; '.join(f'{what} {len(names)} ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})' for what, names in odd.items() if names))
+           'of another shape': [f'{n} {tuple(state[n].shape)} for {tuple(wanted[n].shape)}' for n in wanted
+                                if n in state and state[n].shape != wanted[n].shape]}
+    if any(odd.values()):
+        raise ValueError(f'{file} does not fit: ' + '; '.join(
+            f'{what} {len(names)} ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
+            for what, names in odd.items() if names))
     model = model.to_empty(device='cpu')
     model.load_state_dict(state, strict=True)
     model.save_pretrained(out)

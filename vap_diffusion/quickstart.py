@@ -29,7 +29,8 @@ def machine() -> dict:
     "What a result must say of the machine and the code that made it."
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ''
     return dict(device=gpu or f'{platform.machine()} CPU, {torch.get_num_threads()} threads', commit=commit(),
-                versions={'python': platform.python_version(), 'vap-diffusion': __version__} | {p: version(p) for p in ('torch', 'diffusers', 'torchmetrics')})
+                versions={'python': platform.python_version(), 'vap-diffusion': __version__}
+                         | {p: version(p) for p in ('torch', 'diffusers', 'torchmetrics')})
 
 # %% ../nbs/19_quickstart.ipynb #19a00005
 @dataclass
@@ -43,7 +44,8 @@ class Stages:
         "Begin a stage."
         self.current, names = name, list(self.expected)
         left = sum(self.expected[n] for n in names[names.index(name):])
-        print(f'[{names.index(name) + 1}/{len(names)}] {name}: about {max(1, round(left/60))} min left in all', flush=True)
+        print(f'[{names.index(name) + 1}/{len(names)}] {name}: about {max(1, round(left/60))} min left in all',
+              flush=True)
 
 # %% ../nbs/19_quickstart.ipynb #19a00006
 def short_name(kind) -> str:
@@ -53,12 +55,14 @@ def short_name(kind) -> str:
 def sample_both(pipes, folder, out, n, seed, split, prompts, guidance_scale, progress=True):
     "Paint one set for each method: class-only once, class + text with each kind of prompt. Returns method -> folder."
     sets = {'class': Path(folder)/f'{split}-class'}
-    sample(pipes['class'], sets['class'], n, like=out, split=split, seed=seed, guidance_scale=guidance_scale, progress=progress)
+    sample(pipes['class'], sets['class'], n, like=out, split=split, seed=seed, guidance_scale=guidance_scale,
+           progress=progress)
     for kind in prompts:
         short = short_name(kind)
         name = 'class+text' if kind == prompts[0] else f'class+text ({short})'
         sets[name] = Path(folder)/f'{split}-text-{short}'
-        sample(pipes['class+text'], sets[name], n, like=out, split=split, prompts=kind, seed=seed, guidance_scale=guidance_scale, progress=progress)
+        sample(pipes['class+text'], sets[name], n, like=out, split=split, prompts=kind, seed=seed,
+               guidance_scale=guidance_scale, progress=progress)
     return sets
 
 def floor_split(split) -> str:
@@ -68,27 +72,36 @@ def floor_split(split) -> str:
 def warn_unfit(features, table, out):
     "Features of phantoms are not shown fit for anything else."
     if features == 'phantoms' and table.attrs['dataset'] != 'phantoms':
-        warnings.warn(f"the features were trained on phantoms and are not shown fit for {table.attrs['dataset']}: train some on its training split with `python -m vap_diffusion.metrics --table {out} --out {out}/features_net` and give that folder as --features")
+        warnings.warn(f"the features were trained on phantoms and are not shown fit for {table.attrs['dataset']}: train "
+                      f'some on its training split with `python -m vap_diffusion.metrics --table {out} '
+                      f'--out {out}/features_net` and give that folder as --features')
 
 def judge(sets, vae, table, size, split, n, features, seed) -> dict[str, dict]: # method -> figures
-    "FID, KID, IS, precision and recall of each set (method -> folder that `sample` filled) against the real images of a split, with floors; and of reconstructions."
+    """FID, KID, IS, precision and recall of each set (method -> folder that `sample` filled) against the real images of
+    a split, with floors; and of reconstructions."""
     rows = table[table.split == split].sample(n, random_state=seed)
     real = load_images(rows, table.attrs['root'], size, progress=False)
     others = table[table.split == floor_split(split)]
-    other = load_images(others.sample(n, random_state=seed) if len(others) > n else others, table.attrs['root'], size, progress=False)
+    other = load_images(others.sample(n, random_state=seed) if len(others) > n else others, table.attrs['root'], size,
+                        progress=False)
     floor = dict(floor_real=other) if len(other) >= n else {}
     painted = {name: load_samples(folder) for name, folder in sets.items()}
     rebuilt = decode_moments(vae, encode_images(vae, real, progress=False)[0])
-    figures = evaluate(real, {name: images for name, (images, _) in painted.items()} | {'reconstruction': rebuilt}, features, n=n if floor else None, seed=seed, infinite=None, **floor)
+    figures = evaluate(
+        real, {name: images for name, (images, _) in painted.items()} | {'reconstruction': rebuilt},
+        features, n=n if floor else None, seed=seed, infinite=None, **floor)
     figures['reconstruction'] |= reconstruction(vae, real)
     for name, folder in sets.items():
         how = read_json(Path(folder)/'sample.json')
         figures[name] |= {k: how[k] for k in ('num_inference_steps', 'guidance_scale', 'guidance_interval')}
-        if (painted[name][1].prompt != '').all(): figures[name] |= dict(prompts=short_name(how['prompts']), adherence=adherence_of(*painted[name], table, seed=seed))
+        if (painted[name][1].prompt != '').all():
+            figures[name] |= dict(prompts=short_name(how['prompts']),
+                                  adherence=adherence_of(*painted[name], table, seed=seed))
     return figures
 
 def adherence_of(images, manifest, table, most:int=2000, seed:int=0) -> dict: # mean, chance, n
-    "How much of its prompt the measuring describer reads in each image, by the questions of its class's modality; of many images in `most` of them."
+    """How much of its prompt the measuring describer reads in each image, by the questions of its class's modality;
+    of many images in `most` of them."""
     if len(images) > most:
         chosen = manifest.reset_index(drop=True).sample(most, random_state=seed).sort_index()
         images, manifest = images[chosen.index.to_numpy()], chosen
@@ -96,22 +109,27 @@ def adherence_of(images, manifest, table, most:int=2000, seed:int=0) -> dict: # 
     for modality in shows.unique():
         mine = (shows == modality).to_numpy()
         prompts = manifest.prompt[mine].tolist()
-        if not any(read_attributes(p, modality) for p in prompts): return {}                    # free text without a known attribute
+        # free text without a known attribute
+        if not any(read_attributes(p, modality) for p in prompts): return {}
         scores.append(adherence(images[mine], prompts, modality))
     n = sum(s['n'] for s in scores)
     return {k: sum(s['n']*s[k] for s in scores)/n for k in ('mean', 'chance')} | dict(n=n)
 
 # %% ../nbs/19_quickstart.ipynb #19a00007
 def shown_images(pipes, out, table, size, split, per_class, seed, guidance_scale) -> dict:
-    "For each class: real images, and what both models paint with the same seeds; class + text from the real images' own descriptions."
+    """For each class: real images, and what both models paint with the same seeds;
+    class + text from the real images' own descriptions."""
     words, shown = load_descriptions(out).set_index('file_name').t_mix, {}
     for label in table.attrs['classes']:
         rows = table[(table.split == split) & (table.label == label)]
         rows = rows.sample(min(per_class, len(rows)), random_state=seed)
         if rows.empty: continue
         prompts = words[rows.file_name].tolist()
-        paint = lambda kind, p: pipes[kind]([label]*len(rows), p, guidance_scale=guidance_scale, output_type='uint8', generator=[torch.Generator().manual_seed(seed + i) for i in range(len(rows))]).images
-        shown[label] = dict(real=load_images(rows, table.attrs['root'], size, progress=False), prompts=prompts, **{'class': paint('class', None), 'class+text': paint('class+text', prompts)})
+        paint = lambda kind, p: pipes[kind](
+            [label]*len(rows), p, guidance_scale=guidance_scale, output_type='uint8',
+            generator=[torch.Generator().manual_seed(seed + i) for i in range(len(rows))]).images
+        shown[label] = dict(real=load_images(rows, table.attrs['root'], size, progress=False), prompts=prompts,
+                            **{'class': paint('class', None), 'class+text': paint('class+text', prompts)})
     return shown
 
 def draw_samples(shown:dict, path, real:bool=True, prompts:bool=True, titles:dict={}):
@@ -120,7 +138,8 @@ def draw_samples(shown:dict, path, real:bool=True, prompts:bool=True, titles:dic
     titles = {'real': 'real', 'class': 'synthetic: class only', 'class+text': 'synthetic: whole model'} | titles
     kinds = [k for k in titles if k in next(iter(shown.values())) and (real or k != 'real')]
     per = max(len(s['prompts']) for s in shown.values())
-    lines = [f'{label} {i + 1}: {p}' for label, s in shown.items() for i, p in enumerate(s['prompts'])] if prompts else []
+    lines = ([f'{label} {i + 1}: {p}' for label, s in shown.items() for i, p in enumerate(s['prompts'])]
+             if prompts else [])
     columns, unit = per*len(kinds), 0.9
     height, text = unit*len(shown) + 0.35, 0.17*len(lines) + (0.15 if lines else 0)
     width = max(unit*columns + 1.2, 9 if lines else 0)
@@ -132,11 +151,18 @@ def draw_samples(shown:dict, path, real:bool=True, prompts:bool=True, titles:dic
         for k, kind in enumerate(kinds):
             for i, image in enumerate(s[kind]):
                 x = 1.1 + (per*k + i)*unit*0.95 + gap*k
-                ax = fig.add_axes([x/width, y, unit*0.92/width, unit*0.92/(height + text)]); ax.imshow(image, interpolation='lanczos'); ax.set_axis_off()
+                ax = fig.add_axes([x/width, y, unit*0.92/width, unit*0.92/(height + text)])
+                ax.imshow(image, interpolation='lanczos')
+                ax.set_axis_off()
                 if r == 0 and i == 0: ax.set_title(titles[kind], fontsize=9, loc='left')
-                if kind == 'class+text' and prompts: ax.text(2, 8, str(i + 1), fontsize=6, color='white', bbox=dict(facecolor='black', alpha=0.6, pad=0.8, lw=0))
-    for i, line in enumerate(lines): fig.text(0.05/width, (text - 0.12 - 0.17*i)/(height + text), line, fontsize=7, va='center', parse_math=False)
-    fig.savefig(path, metadata={'Description': ('Mixed: the first column of a row holds real images or phantoms, the others synthetic ones. ' if real else '') + SYNTHETIC})
+                if kind == 'class+text' and prompts:
+                    ax.text(2, 8, str(i + 1), fontsize=6, color='white',
+                            bbox=dict(facecolor='black', alpha=0.6, pad=0.8, lw=0))
+    for i, line in enumerate(lines):
+        fig.text(0.05/width, (text - 0.12 - 0.17*i)/(height + text), line, fontsize=7, va='center', parse_math=False)
+    fig.savefig(path, metadata={'Description': (
+        'Mixed: the first column of a row holds real images or phantoms, the others synthetic ones. ' if real else '')
+        + SYNTHETIC})
 
 def draw_losses(runs:dict, path):
     "Loss over seconds for both models, smoothed."
@@ -145,47 +171,66 @@ def draw_losses(runs:dict, path):
     ax = fig.add_subplot()
     for name, folder in runs.items():
         log = pd.DataFrame(log_lines(Path(folder)/'log.jsonl'))
-        ax.plot(log.seconds, log.loss.ewm(span=10).mean(), label=name.replace('class', 'class only') if name == 'class' else 'class + text')
-        if 'recon_loss' in log: ax.plot(log.seconds, log.recon_loss.ewm(span=10).mean(), ls=':', label='prototypes, L_recon')
+        ax.plot(log.seconds, log.loss.ewm(span=10).mean(),
+                label='class only' if name == 'class' else 'class + text')
+        if 'recon_loss' in log:
+            ax.plot(log.seconds, log.recon_loss.ewm(span=10).mean(), ls=':', label='prototypes, L_recon')
     ax.set(xlabel='seconds of training', ylabel='loss', yscale='log'); ax.legend(fontsize=8)
     fig.tight_layout(); fig.savefig(path)
 
 # %% ../nbs/19_quickstart.ipynb #19a00008
 MEANING = {
-    'FID': 'distance between the clouds of generated and real images in a feature space, as Gaussians; 0 is best, and even two sets of real images do not reach 0: that is the floor. What repeats the images compared with, or is told what they show, can lie below it.',
-    'FID, N to infinity': 'the part of the FID that a small N adds to every set, the floor too, taken off by a line over 1/N (both sets grow); its floor is about 0, so its ratio says more than that of the FID. It is an extrapolation.',
+    'FID': 'distance between the clouds of generated and real images in a feature space, as Gaussians; 0 is best, and '
+           'even two sets of real images do not reach 0: that is the floor. What repeats the images compared with, or is '
+           'told what they show, can lie below it.',
+    'FID, N to infinity': 'the part of the FID that a small N adds to every set, the floor too, taken off by a line over '
+                          '1/N (both sets grow); its floor is about 0, so its ratio says more than that of the FID. '
+                          'It is an extrapolation.',
     'KID': 'the same question asked with a kernel; it has no bias from a small N, and its floor is about 0.',
-    'IS': 'how sure a classifier is of each image, and how many classes it sees in all; it never looks at the real images.',
+    'IS': 'how sure a classifier is of each image, and how many classes it sees in all; it never looks at the real '
+          'images.',
     'precision': 'the share of generated images that lie among the real ones: do they look real?',
     'recall': 'the share of real images that lie among the generated ones: is every kind of image painted?',
-    'reconstruction': 'real images, through the autoencoder and back. They are compared with the very images that they repeat, so they can lie below the floor.',
-    'adherence': 'the share of a prompt\'s attributes that the measuring describer reads in the image; chance is the same images against other prompts.',
+    'reconstruction': 'real images, through the autoencoder and back. They are compared with the very images that they '
+                      'repeat, so they can lie below the floor.',
+    'adherence': 'the share of a prompt\'s attributes that the measuring describer reads in the image; chance is the '
+                 'same images against other prompts.',
 }
 
 def table_html(figures:dict) -> str:
     "The comparison as a table, each figure with its floor."
-    names = {'fid': 'FID &darr;', 'fid_infinity': 'FID, N to infinity &darr;', 'kid': 'KID &darr;', 'is': 'IS &uarr;', 'precision': 'precision &uarr;', 'recall': 'recall &uarr;'}
+    names = {'fid': 'FID &darr;', 'fid_infinity': 'FID, N to infinity &darr;', 'kid': 'KID &darr;', 'is': 'IS &uarr;',
+             'precision': 'precision &uarr;', 'recall': 'recall &uarr;'}
     first = next(iter(figures.values()))
     keys = [k for k in names if k in first]                  # a few images cannot be extrapolated
     floor = [first.get('is_real' if k == 'is' else f'{k}_floor') for k in keys]
     cells = lambda numbers: ''.join('<td></td>' if x is None else f'<td>{x:.3g}</td>' for x in numbers)
     halves = first['half_splits']
-    floors = {'real images (floor)': floor, f"two halves of the real images, N = {halves['n']}": [halves[k][0] if k in halves else None for k in keys]}
+    floors = {'real images (floor)': floor,
+              f"two halves of the real images, N = {halves['n']}": [halves[k][0] if k in halves else None for k in keys]}
     rows = [f'<tr><td>{name}</td>{cells(numbers)}<td></td><td></td><td></td></tr>' for name, numbers in floors.items()]
     for name, f in figures.items():
         budget = f"<td>{f['steps']}</td><td>{f['seconds']:.0f}</td>" if 'steps' in f else '<td></td><td></td>'
-        said = f"<td>{f['adherence']['mean']:.2f} ({f['adherence']['chance']:.2f})</td>" if f.get('adherence') else '<td></td>'
+        said = (f"<td>{f['adherence']['mean']:.2f} ({f['adherence']['chance']:.2f})</td>" if f.get('adherence')
+                else '<td></td>')
         rows.append(f"<tr><td>{html.escape(name)}</td>{cells(f.get(k) for k in keys)}{said}{budget}</tr>")
-    return '<table><tr><th></th>' + ''.join(f'<th>{names[k]}</th>' for k in keys) + '<th>adherence (chance)</th><th>steps</th><th>seconds</th></tr>' + ''.join(rows) + '</table>'
+    return ('<table><tr><th></th>' + ''.join(f'<th>{names[k]}</th>' for k in keys)
+            + '<th>adherence (chance)</th><th>steps</th><th>seconds</th></tr>' + ''.join(rows) + '</table>')
 
 # %% ../nbs/19_quickstart.ipynb #19a00009
-PAGE = '''<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}}img{{max-width:100%}}table{{border-collapse:collapse;margin:1rem 0}}
-td,th{{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}}td:first-child,th:first-child{{text-align:left}}.note{{background:#fff4d6;padding:.6rem 1rem;border-left:4px solid #d9a400}}
+PAGE = '''<!doctype html><html lang="en"><meta charset="utf-8">\
+<meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}}\
+img{{max-width:100%}}table{{border-collapse:collapse;margin:1rem 0}}
+td,th{{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}}\
+td:first-child,th:first-child{{text-align:left}}\
+.note{{background:#fff4d6;padding:.6rem 1rem;border-left:4px solid #d9a400}}
 dt{{font-weight:600}}code{{background:#f3f3f3;padding:0 .2rem}}</style>
 <h1>{title}</h1><p class="note">{synthetic}</p>
 <p>{verdict}</p>
-<h2>Images</h2><p>Each row is a class. The class-only model and the whole one (descriptions and prototypes) start from the same noise; the prompts are the descriptions of the real images in the same place.</p><img alt="real images, and synthetic ones of the class-only and of the whole model, by class" src="{samples}">
+<h2>Images</h2><p>Each row is a class. The class-only model and the whole one (descriptions and prototypes) start from \
+the same noise; the prompts are the descriptions of the real images in the same place.</p>\
+<img alt="real images, and synthetic ones of the class-only and of the whole model, by class" src="{samples}">
 <h2>Figures</h2>{tables}<dl>{meaning}</dl>
 <h2>Training</h2><img alt="loss curves" src="{losses}"><p>{budget}</p>
 <h2>Prompts drawn from the bank</h2><ul>{prompts}</ul>
@@ -199,8 +244,10 @@ def verdict(figures:dict) -> str:
     "The outcome in a sentence, as it is."
     a, b = figures['class'], figures['class+text']
     recall = f"{b['recall']/a['recall']:.1f} times" if a['recall'] else 'from 0'
-    infinite = f"Extrapolated to infinite N, {a['fid_infinity']:.1f} and {b['fid_infinity']:.1f}: {b['fid_infinity']/a['fid_infinity']:.2f}. " if a.get('fid_infinity', 0) > 0 else ''
-    return (f"FID {a['fid']:.1f} with the class alone, {b['fid']:.1f} with class and description: a ratio of {b['fid']/a['fid']:.2f}. {infinite}"
+    infinite = (f"Extrapolated to infinite N, {a['fid_infinity']:.1f} and {b['fid_infinity']:.1f}: "
+                f"{b['fid_infinity']/a['fid_infinity']:.2f}. " if a.get('fid_infinity', 0) > 0 else '')
+    return (f"FID {a['fid']:.1f} with the class alone, {b['fid']:.1f} with class and description: "
+            f"a ratio of {b['fid']/a['fid']:.2f}. {infinite}"
             f"Recall {a['recall']:.3f} and {b['recall']:.3f} ({recall}). N = {a['n']}, features {a['features']}.")
 
 def write_report(folder, results, figures, prompts):
@@ -208,23 +255,34 @@ def write_report(folder, results, figures, prompts):
     folder, escape = Path(folder), html.escape
     tables = ''.join(f'<h3>Against the {split} images</h3>{table_html(f)}' for split, f in figures.items())
     first = next(iter(figures.values()))
-    budget = ' '.join(f"{name}: {first[name]['steps']} steps, {first[name]['images_seen']} images, {first[name]['seconds']:.0f} s." for name in ('class', 'class+text'))
+    budget = ' '.join(f"{name}: {first[name]['steps']} steps, {first[name]['images_seen']} images, "
+                      f"{first[name]['seconds']:.0f} s." for name in ('class', 'class+text'))
     facts = {k: v for k, v in results.items() if k not in first and k not in figures}
-    page = PAGE.format(title='Does the description help?', synthetic=SYNTHETIC, verdict=verdict(first), samples=embed(folder/'samples.png'), losses=embed(folder/'losses.png'), tables=tables,
-                       budget=escape(budget), meaning=''.join(f'<dt>{k}</dt><dd>{escape(v)}</dd>' for k, v in MEANING.items()), prompts=''.join(f'<li>{escape(p)}</li>' for p in prompts), facts=escape(json.dumps(facts, indent=1)))
+    page = PAGE.format(
+        title='Does the description help?', synthetic=SYNTHETIC, verdict=verdict(first),
+        samples=embed(folder/'samples.png'), losses=embed(folder/'losses.png'), tables=tables, budget=escape(budget),
+        meaning=''.join(f'<dt>{k}</dt><dd>{escape(v)}</dd>' for k, v in MEANING.items()),
+        prompts=''.join(f'<li>{escape(p)}</li>' for p in prompts), facts=escape(json.dumps(facts, indent=1)))
     (folder/'report.html').write_text(page, encoding='utf-8')
 
 # %% ../nbs/19_quickstart.ipynb #19a00010
 def check_request(dataset, images, n, splits, prompts):
     "`ValueError` for what a quickstart could not do, before it does anything."
-    if dataset == 'csv': raise ValueError('a csv has columns of its own: give the verbs one after another (vap-diffusion prepare --dataset csv --labels FILE ..., describe, encode, train, sample, evaluate)')
+    if dataset == 'csv':
+        raise ValueError('a csv has columns of its own: give the verbs one after another (vap-diffusion prepare '
+                         '--dataset csv --labels FILE ..., describe, encode, train, sample, evaluate)')
     if n < 4: raise ValueError(f'n is {n}: recall and precision need at least 4 images')
     for s in splits:
         if s not in SPLITS: raise ValueError(f'split {s!r} is not known: choose {", ".join(SPLITS)}')
     for p in prompts:
-        if p not in PROMPT_KINDS and not Path(p).exists(): raise ValueError(f'prompts {p!r} are not known: choose {", ".join(PROMPT_KINDS)}, or the file of a bank')
-    if len({short_name(p) for p in prompts}) < len(prompts): raise ValueError(f'prompts {", ".join(prompts)}: two of them have the same name: rename one of the files, or leave one out')
-    if dataset == 'phantoms' and images < n + 40: raise ValueError(f'{images} phantoms are too few for n = {n} held-out ones and a training: give more images (--images), or a smaller n (--n)')
+        if p not in PROMPT_KINDS and not Path(p).exists():
+            raise ValueError(f'prompts {p!r} are not known: choose {", ".join(PROMPT_KINDS)}, or the file of a bank')
+    if len({short_name(p) for p in prompts}) < len(prompts):
+        raise ValueError(f'prompts {", ".join(prompts)}: two of them have the same name: '
+                         'rename one of the files, or leave one out')
+    if dataset == 'phantoms' and images < n + 40:
+        raise ValueError(f'{images} phantoms are too few for n = {n} held-out ones and a training: '
+                         'give more images (--images), or a smaller n (--n)')
 
 def add_budgets(figures:dict, runs:dict):
     "What each method's training took, beside its figures."
@@ -251,68 +309,100 @@ def quickstart(
     seed:int=0,
     progress:bool=True,
     **changes,                      # of the preset, for both models
-) -> dict:                          # as in results.json: class, class+text, reconstruction, of each split where there are several; and how it was made
+) -> dict: # as in results.json: class, class+text, reconstruction, of each split where there are several; and how it was made
     """Prepare, describe, encode, train class-only and class + text with the same budget, sample, evaluate, report.
 
-    Leaves results.json, samples.png, losses.png and report.html. Stopped and called again, it goes on where it was; finished, it only says what came out.
+    Leaves results.json, samples.png, losses.png and report.html. Stopped and called again, it goes on where it was;
+    finished, it only says what came out.
     Raises `ValueError` or `FileNotFoundError` for what would fail later, before anything is trained."""
     out, start = Path(out), time.time()
     check_request(dataset, images, n, splits, prompts)
     judge_network = load_features(features).to(training_device())
-    settings = dict(dataset=dataset, modality=modality, images=images, minutes=minutes, autoencoder=str(autoencoder), adapt_minutes=adapt_minutes, n=n, splits=list(splits), prompts=list(prompts), features=str(features),
-                    guidance_scale=guidance_scale, mllm=mllm, preset=preset, seed=seed, **changes) | ({} if root is None else dict(root=str(Path(root).resolve())))
+    settings = dict(dataset=dataset, modality=modality, images=images, minutes=minutes, autoencoder=str(autoencoder),
+                    adapt_minutes=adapt_minutes, n=n, splits=list(splits), prompts=[str(p) for p in prompts],
+                    features=str(features), guidance_scale=guidance_scale, mllm=mllm, preset=preset, seed=seed,
+                    **changes) | ({} if root is None else dict(root=str(Path(root).resolve())))
     if (out/'results.json').exists() and (found := read_json(out/'results.json')).get('settings') == settings:
-        print(f'finished before, at commit {found["commit"]}; {out/"report.html"} shows it. To judge anew, delete {out/"results.json"}.')
+        print(f'finished before, at commit {found["commit"]}; {out/"report.html"} shows it. '
+              f'To judge anew, delete {out/"results.json"}.')
         return found
     per_image = n*len(splits)*(1 + len(prompts))
-    stages = Stages({'prepare': 0.008*images, 'describe': 0.012*images, 'encode': 25 + 60*adapt_minutes, 'train': 60*minutes + 15,
-                     'sample': 0.05*per_image, 'evaluate': 15 + 0.02*per_image, 'report': 8})
-    earlier = read_json(out/'seconds.json')['seconds'] if (out/'seconds.json').exists() else 0 # of runs that were stopped
-    def note(): out.mkdir(parents=True, exist_ok=True); write_json(out/'seconds.json', dict(seconds=earlier + time.time() - start))
+    stages = Stages({'prepare': 0.008*images, 'describe': 0.012*images, 'encode': 25 + 60*adapt_minutes,
+                     'train': 60*minutes + 15, 'sample': 0.05*per_image, 'evaluate': 15 + 0.02*per_image, 'report': 8})
+    # of runs that were stopped
+    earlier = read_json(out/'seconds.json')['seconds'] if (out/'seconds.json').exists() else 0
+    def note():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out/'seconds.json', dict(seconds=earlier + time.time() - start))
     stages('prepare')
-    table = prepare(dataset, root or out/'phantoms', out, modality=modality if dataset in ('phantoms', 'folder') else None, seed=seed, n=images, test=(n + 9)/images if dataset == 'phantoms' else None, progress=progress); note()
+    table = prepare(dataset, root or out/'phantoms', out,
+                    modality=modality if dataset in ('phantoms', 'folder') else None, seed=seed, n=images,
+                    test=(n + 9)/images if dataset == 'phantoms' else None, progress=progress)
+    note()
     warn_unfit(features, table, out)
-    counts = {split: min([n, int((table.split == split).sum())] + [int((table.split == floor_split(split)).sum())]*(split == 'train')) for split in splits}
-    least = {s: 4 if (table.split == floor_split(s)).sum() >= counts[s] else 8 for s in splits}  # without enough others for the floor, the split is cut in halves
-    if few := [s for s in splits if counts[s] < least[s]]: raise ValueError(f'split {few[0]!r} has {counts[few[0]]} images, and recall and precision need at least {least[few[0]]}: give more images, or another of --splits')
+    counts = {split: min([n, int((table.split == split).sum())]
+                         + [int((table.split == floor_split(split)).sum())]*(split == 'train')) for split in splits}
+    # without enough others for the floor, the split is cut in halves
+    least = {s: 4 if (table.split == floor_split(s)).sum() >= counts[s] else 8 for s in splits}
+    if few := [s for s in splits if counts[s] < least[s]]:
+        raise ValueError(f'split {few[0]!r} has {counts[few[0]]} images, and recall and precision need at least '
+                         f'{least[few[0]]}: give more images, or another of --splits')
     stages('describe'); describe_table(out, make_mllm(mllm), progress=progress); note()
-    draft = SimpleNamespace(config=SimpleNamespace(uses_text=True), prompt_bank=PromptBank.from_descriptions(out), class_names=table.attrs['classes'])
+    draft = SimpleNamespace(config=SimpleNamespace(uses_text=True), prompt_bank=PromptBank.from_descriptions(out),
+                            class_names=table.attrs['classes'])
     for split in splits:
-        for kind in prompts: plan(draft, counts[split], prompts=kind, like=out, split=split, seed=seed) # what has no prompts is said before the training
+        for kind in prompts: # what has no prompts is said before the training
+            plan(draft, counts[split], prompts=kind, like=out, split=split, seed=seed)
     stages('encode'); record = encode(out, autoencoder, adapt_minutes=adapt_minutes, seed=seed); note()
     budget = dict(out=out, minutes=minutes, preset=preset, seed=seed, **changes)
     stages('train')
     runs = dict(zip(('class', 'class+text'), train_together([budget | dict(text=False), budget], progress))); note()
     stages('sample')
     pipes = {name: build_pipeline(run) for name, run in runs.items()}
-    sets = {split: sample_both(pipes, out/'samples', out, counts[split], seed, split, prompts, guidance_scale, progress) for split in splits}; note()
+    sets = {split: sample_both(pipes, out/'samples', out, counts[split], seed, split, prompts, guidance_scale, progress)
+            for split in splits}
+    note()
     stages('evaluate')
-    figures = {split: judge(sets[split], pipes['class'].vae, table, record['size'], split, counts[split], judge_network, seed) for split in splits}
+    figures = {split: judge(sets[split], pipes['class'].vae, table, record['size'], split, counts[split],
+                            judge_network, seed) for split in splits}
     for of in figures.values(): add_budgets(of, runs)
     stages('report')
     shown = shown_images(pipes, out, table, record['size'], splits[0], 4, seed, guidance_scale)
-    draw_samples(shown, out/'samples.png', titles=dict(real='phantoms') if dataset == 'phantoms' else {}); draw_samples(shown, out/'generated.png', real=False); draw_losses(runs, out/'losses.png')
-    results = (figures if len(splits) > 1 else figures[splits[0]]) | dict(seconds=round(earlier + time.time() - start, 1), seed=seed, dataset=dataset, size=record['size'], latent=record['latent'], autoencoder=autoencoder, adapt_minutes=adapt_minutes,
-              minutes_per_model=minutes, command=shlex.join(['vap-diffusion', *sys.argv[1:]]) if Path(sys.argv[0]).stem == 'vap-diffusion' else '', images=table.split.value_counts().to_dict(), settings=settings, **machine())
+    draw_samples(shown, out/'samples.png', titles=dict(real='phantoms') if dataset == 'phantoms' else {})
+    draw_samples(shown, out/'generated.png', real=False)
+    draw_losses(runs, out/'losses.png')
+    results = (figures if len(splits) > 1 else figures[splits[0]]) | dict(
+        seconds=round(earlier + time.time() - start, 1), seed=seed, dataset=dataset, size=record['size'],
+        latent=record['latent'], autoencoder=str(autoencoder), adapt_minutes=adapt_minutes, minutes_per_model=minutes,
+        command=shlex.join(['vap-diffusion', *sys.argv[1:]]) if Path(sys.argv[0]).stem == 'vap-diffusion' else '',
+        images=table.split.value_counts().to_dict(), settings=settings, **machine())
     write_json(out/'results.json', results)
     bank = pipes['class+text'].prompt_bank
-    write_report(out, results, figures, [f'{l}: {bank.draw(l, 1, torch.Generator().manual_seed(seed))[0]}' for l in bank.labels if bank[l]])
+    write_report(out, results, figures,
+                 [f'{l}: {bank.draw(l, 1, torch.Generator().manual_seed(seed))[0]}' for l in bank.labels if bank[l]])
     print(verdict(figures[splits[0]]) + f'\n{out/"report.html"} shows it.')
     return results
 
 # %% ../nbs/19_quickstart.ipynb #19b00002
 def judge_course(model, work, n:int=600, seed:int=1) -> dict[str, str]: # lines of a card
-    "FID and recall against held-out images painted from their own descriptions, with floors, and adherence to these descriptions."
+    """FID and recall against held-out images painted from their own descriptions, with floors,
+    and adherence to these descriptions."""
     table, out = load_table(work), Path(work)/'judged'
     test, train = table[table.split == 'test'], table[table.split == 'train']
-    n = min(n, len(test))
+    n = min(n, len(test), len(train))
     test = test.sample(n, random_state=seed)                                   # those whose descriptions `sample` takes
     rows = sample(model, out, n, like=work, prompts='own', seed=seed)
     images = load_samples(out)[0]
-    real, other = (load_images(t, table.attrs['root'], images.shape[1]) for t in (test, train.sample(n, random_state=seed)))
-    found, said = evaluate(real, images, n=n, floor_real=other), adherence(images, rows.prompt.tolist(), table.modality.mode()[0])
-    return {'FID (floor)': f"{found['fid']:.1f} ({found['fid_floor']:.1f})", 'recall (floor)': f"{found['recall']:.2f} ({found['recall_floor']:.2f})", 'N, features': f"{n}, prompts are the descriptions of the images compared with, seed {seed}, {found['features']}",
-            'adherence (chance)': f"{said['mean']:.2f} ({said['chance']:.2f}): " + ', '.join(f"{a} {v['value']:.2f} ({v['chance']:.2f})" for a, v in said['attributes'].items())}
+    real, other = (load_images(t, table.attrs['root'], images.shape[1])
+                   for t in (test, train.sample(n, random_state=seed)))
+    found, said = (evaluate(real, images, n=n, floor_real=other),
+                   adherence(images, rows.prompt.tolist(), table.modality.mode()[0]))
+    return {'FID (floor)': f"{found['fid']:.1f} ({found['fid_floor']:.1f})",
+            'recall (floor)': f"{found['recall']:.2f} ({found['recall_floor']:.2f})",
+            'N, features': f'{n}, prompts are the descriptions of the images compared with, seed {seed}, '
+                           f"{found['features']}",
+            'adherence (chance)': f"{said['mean']:.2f} ({said['chance']:.2f}): " + ', '.join(
+                f"{a} {v['value']:.2f} ({v['chance']:.2f})" for a, v in said['attributes'].items())}
 
 def main():
     "Judge the model in a folder, and write its figures on its card."

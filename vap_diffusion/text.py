@@ -33,12 +33,16 @@ def train_tokenizer(
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
     tok = Tokenizer(models.BPE())
-    tok.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase(), normalizers.Replace(Regex(r'[,;:.]+(?=\s|$)'), '')])
-    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tok.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=['[PAD]', '[EOS]'], min_frequency=0,
-                                                       initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False))
+    tok.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase(),
+                                           normalizers.Replace(Regex(r'[,;:.]+(?=\s|$)'), '')])
+    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(),
+                                                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tok.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=['[PAD]', '[EOS]'], min_frequency=0,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False))
     tok.post_processor = processors.TemplateProcessing(single='$A [EOS]', special_tokens=[('[EOS]', 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token='[PAD]', eos_token='[EOS]', model_max_length=context_length)
+    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token='[PAD]', eos_token='[EOS]',
+                                   model_max_length=context_length)
 
 # %% ../nbs/07_text.ipynb #64f47957
 def phantom_pairs(
@@ -90,7 +94,8 @@ def text_features(
     tokenizer, # as from `train_tokenizer`
     texts:list[str], # B texts
 )->Tensor: # B E, length 1
-    "CLIP's one vector per text: the projected state of the end token. Same as `model.encode_text`, without padding to the context."
+    """CLIP's one vector per text: the projected state of the end token.
+    Same as `model.encode_text`, without padding to the context."""
     ids = tokenizer(list(texts), padding=True, truncation=True, return_tensors='pt').input_ids  # B L
     end = (ids == tokenizer.eos_token_id).int().argmax(1)                               # B
     pooled = token_states(model.text, ids)[torch.arange(len(ids)), end]                 # B D
@@ -122,7 +127,8 @@ def train_clip(
     schedule = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps, pct_start=0.1)
     for _ in tqdm(range(steps)):
         pick = rng.choice(len(texts), min(batch_size, len(texts)), replace=False)
-        loss = loss_of(image_features(model, images[pick]), text_features(model, tokenizer, [texts[i] for i in pick]), model.logit_scale.exp())
+        loss = loss_of(image_features(model, images[pick]), text_features(model, tokenizer, [texts[i] for i in pick]),
+                       model.logit_scale.exp())
         opt.zero_grad(); loss.backward(); opt.step(); schedule.step()
         with torch.no_grad(): model.logit_scale.clamp_(0, np.log(100))
         if log is not None: log.append(loss.item())
@@ -141,14 +147,17 @@ def retrieval(
     same = torch.tensor([[a == b for b in texts] for a in texts])                            # N N
     right = same.gather(1, similarity.argsort(1, descending=True))                           # N N, nearest first
     N, copies = len(texts), same.sum(1).double()
-    missed = lambda k: torch.stack([1 - copies/(N - j) for j in range(k)]).clamp(min=0).prod(0) # P(none of the copies in k draws)
-    return {f'top-{k}': right[:, :k].any(1).double().mean().item() for k in ks} | {f'chance top-{k}': (1 - missed(k)).mean().item() for k in ks}
+    # P(none of the copies in k draws)
+    missed = lambda k: torch.stack([1 - copies/(N - j) for j in range(k)]).clamp(min=0).prod(0)
+    return ({f'top-{k}': right[:, :k].any(1).double().mean().item() for k in ks}
+            | {f'chance top-{k}': (1 - missed(k)).mean().item() for k in ks})
 
 # %% ../nbs/07_text.ipynb #a286f839
 class TextEncoder(ModelMixin, ConfigMixin):
     """A frozen text tower and its tokenizer: text in, one state per token out (the tau(y) of the paper, Sec. 2.2).
 
-    `tower` describes the tower: with `model_type` a transformers model (BiomedCLIP's BERT; of T5 the encoder), else open_clip's `TextTransformer`."""
+    `tower` describes the tower: with `model_type` a transformers model (BiomedCLIP's BERT; of T5 the encoder),
+    else open_clip's `TextTransformer`."""
     @register_to_config
     def __init__(
         self,
@@ -162,12 +171,15 @@ class TextEncoder(ModelMixin, ConfigMixin):
         if 'model_type' in tower:
             from transformers import AutoConfig, AutoModel
             config = AutoConfig.for_model(**tower)
-            self.text_model = AutoModel.from_config(config).encoder if config.is_encoder_decoder else AutoModel.from_config(config, add_pooling_layer=False)
+            self.text_model = (AutoModel.from_config(config).encoder if config.is_encoder_decoder
+                               else AutoModel.from_config(config, add_pooling_layer=False))
         else:
             from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer
             args = {k: v for k, v in tower.items() if k not in ('quick_gelu', 'act_kwargs', 'norm_kwargs')}
             act = partial(QuickGELU if tower.get('quick_gelu') else nn.GELU, **tower.get('act_kwargs') or {})
-            self.text_model = TextTransformer(**args, act_layer=act, norm_layer=partial(LayerNorm, **tower.get('norm_kwargs') or {}), output_dim=None, proj_type='none')
+            self.text_model = TextTransformer(
+                **args, act_layer=act, norm_layer=partial(LayerNorm, **tower.get('norm_kwargs') or {}),
+                output_dim=None, proj_type='none')
         self.tokenizer, self._warned = None, False
         self.requires_grad_(False).eval()
 
@@ -180,8 +192,10 @@ class TextEncoder(ModelMixin, ConfigMixin):
 
     @property
     def fingerprint(self)->str:
-        "16 hex digits that change with the architecture, the vocabulary or any weight, and not with the name or the folder."
-        facts = [self.config.tower, self.context_length, sorted(self.tokenizer.get_vocab().items())] + ([self.config.tokens] if self.config.tokens else [])
+        """16 hex digits that change with the architecture, the vocabulary or any weight,
+        and not with the name or the folder."""
+        facts = ([self.config.tower, self.context_length, sorted(self.tokenizer.get_vocab().items())]
+                 + ([self.config.tokens] if self.config.tokens else []))
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().float().contiguous().numpy().tobytes())
@@ -193,18 +207,21 @@ class TextEncoder(ModelMixin, ConfigMixin):
         mask:Tensor, # B L bool, False at padding
     )->Tensor: # B L D
         "States of all tokens; those at padding mean nothing."
-        if 'model_type' in self.config.tower: return self.text_model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        if 'model_type' in self.config.tower:
+            return self.text_model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return token_states(self.text_model, ids)
 
     def fit(
         self,
         text:str, # any text
     )->tuple[str, str]: # what fits, and what is cut
-        "Cut a text that is too long for the context, at the last clause that fits, or at the last word if that clause ends early."
+        """Cut a text that is too long for the context, at the last clause that fits,
+        or at the last word if that clause ends early."""
         spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False).offset_mapping
         room = self.context_length - self.tokenizer.num_special_tokens_to_add()
         if len(spans) <= room: return text, ''
-        end = next(e for _, e in reversed([(0, 0), *spans[:room]]) if e <= spans[room][0])   # a character of several tokens stays whole, or goes
+        # a character of several tokens stays whole, or goes
+        end = next(e for _, e in reversed([(0, 0), *spans[:room]]) if e <= spans[room][0])
         if end < len(text) and text[end].isalnum(): end = text.rfind(' ', 0, end) if ' ' in text[:end] else end
         clause = max(text.rfind(stop, 0, end + 1) for stop in ('. ', '; ', ', '))
         if clause > end/2: end = clause
@@ -214,33 +231,42 @@ class TextEncoder(ModelMixin, ConfigMixin):
         from open_clip.tokenizer import get_clean_fn
         bad = next((i for i, t in enumerate(texts) if not isinstance(t, str)), None)
         if bad is not None: raise ValueError(f'text {bad} is {texts[bad]!r}, not a string; give a list of prompts')
-        clean = get_clean_fn((self.config.tokens or {}).get('clean', 'whitespace'))             # as open_clip does before its tokenizer
+        # as open_clip does before its tokenizer
+        clean = get_clean_fn((self.config.tokens or {}).get('clean', 'whitespace'))
         pairs = [self.fit(clean(t)) for t in texts]
         long = [(kept, cut) for kept, cut in pairs if cut.strip(' .,;')]
         if long and not self._warned:
             self._warned = True
-            warnings.warn(f"{len(long)} of {len(texts)} prompts are longer than the {self.context_length} tokens of text encoder {self.name!r}. "
-                          f"The first keeps '...{long[0][0][-40:]}' and loses '{long[0][1].strip()[:200]}'. Put what matters first, or shorten it.", stacklevel=3)
+            warnings.warn(f"{len(long)} of {len(texts)} prompts are longer than the {self.context_length} tokens of "
+                          f"text encoder {self.name!r}. The first keeps '...{long[0][0][-40:]}' and loses "
+                          f"'{long[0][1].strip()[:200]}'. Put what matters first, or shorten it.", stacklevel=3)
         return [kept for kept, _ in pairs]
 
     def encode(
         self,
         texts:list[str], # B texts; a blank one has no tokens (the null text)
-        pad_to:int|None=None, # that many tokens for each text, and padding takes part with the states that the tower gives it, as in the authors' code
+        pad_to:int|None=None, # tokens of each text; padding takes part with the states that the tower gives it, as in the authors' code
     )->tuple[Tensor, Tensor]: # states B L D float32, mask B L bool; L = tokens of the longest text, or `pad_to`
-        "Token states of texts, padded (with zeros) only to the longest of them; a text longer than the context is cut with a warning."
+        """Token states of texts, padded (with zeros) only to the longest of them;
+        a text longer than the context is cut with a warning."""
         if isinstance(texts, str): texts = [texts]
         if not len(texts): raise ValueError('no texts to encode: give at least one prompt')
         ids = [self.tokenizer(t, verbose=False).input_ids if t.strip() or pad_to else [] for t in self._fit_all(texts)]
         options, L = self.config.tokens or {}, pad_to or max(map(len, ids))
-        if max(map(len, ids)) > L: raise ValueError(f'a text of {max(map(len, ids))} tokens does not fit in pad_to={L}: give more, or shorten it')
-        if options.get('strip_sep_token'): ids = [[0 if i == self.tokenizer.sep_token_id else i for i in row] for row in ids]
-        mask = torch.tensor([[j < len(row) for j in range(L)] for row in ids], dtype=torch.bool, device=self.device).view(len(ids), L)  # B L
+        if max(map(len, ids)) > L:
+            raise ValueError(f'a text of {max(map(len, ids))} tokens does not fit in pad_to={L}: give more, or shorten it')
+        if options.get('strip_sep_token'):
+            ids = [[0 if i == self.tokenizer.sep_token_id else i for i in row] for row in ids]
+        mask = torch.tensor([[j < len(row) for j in range(L)] for row in ids],
+                            dtype=torch.bool, device=self.device).view(len(ids), L)  # B L
         if not L: return torch.zeros(len(ids), 0, self.width, device=self.device), mask
-        width = max(L, self.context_length) if self.config.tower.get('no_causal_mask') else L   # such a tower was trained to see padding, and needs it
-        rows = torch.tensor([row + [options.get('pad_id', self.tokenizer.pad_token_id)]*(width - len(row)) for row in ids], device=self.device)  # B width
+        # such a tower was trained to see padding, and needs it
+        width = max(L, self.context_length) if self.config.tower.get('no_causal_mask') else L
+        rows = torch.tensor([row + [options.get('pad_id', self.tokenizer.pad_token_id)]*(width - len(row))
+                             for row in ids], device=self.device)  # B width
         with torch.no_grad(): states = self(rows, mask)[:, :L]                                 # B L D
-        return (states.float(), torch.ones_like(mask)) if pad_to else (states.float().masked_fill(~mask[..., None], 0.), mask)
+        return ((states.float(), torch.ones_like(mask)) if pad_to
+                else (states.float().masked_fill(~mask[..., None], 0.), mask))
 
     def save_pretrained(self, save_directory, **kwargs):
         "Write `config.json`, the weights as safetensors, and the tokenizer's files."
@@ -260,12 +286,14 @@ class TextEncoder(ModelMixin, ConfigMixin):
 TOKENIZER_FILES = ('tokenizer.json', 'vocab.txt', 'vocab.json', 'spiece.model', 'sentencepiece.bpe.model')
 
 def clip_tokenizer():
-    "CLIP's own tokenizer (open_clip's `SimpleTokenizer`) as one of transformers: the same tokens, with offsets, and it can be saved."
+    """CLIP's own tokenizer (open_clip's `SimpleTokenizer`) as one of transformers:
+    the same tokens, with offsets, and it can be saved."""
     from open_clip.tokenizer import SimpleTokenizer
     from transformers import CLIPTokenizer
     simple = SimpleTokenizer()
-    return CLIPTokenizer(vocab=simple.encoder, merges=sorted(simple.bpe_ranks, key=simple.bpe_ranks.get), bos_token='<start_of_text>',
-                         eos_token='<end_of_text>', unk_token='<end_of_text>', pad_token='<end_of_text>')
+    return CLIPTokenizer(vocab=simple.encoder, merges=sorted(simple.bpe_ranks, key=simple.bpe_ranks.get),
+                         bos_token='<start_of_text>', eos_token='<end_of_text>', unk_token='<end_of_text>',
+                         pad_token='<end_of_text>')
 
 def tokenizer_of(
     text:dict, # open_clip's `text_cfg`
@@ -275,15 +303,21 @@ def tokenizer_of(
     from transformers import AutoTokenizer
     options = {k: v for k, v in (text.get('tokenizer_kwargs') or {}).items() if v}
     if text.get('tokenizer_mode') or options.keys() - {'clean', 'strip_sep_token'}:
-        raise ValueError(f"its tokenizer has {text.get('tokenizer_mode') or ', '.join(options)}, which is not known here; choose another open_clip model")
+        raise ValueError(f"its tokenizer has {text.get('tokenizer_mode') or ', '.join(options)}, "
+                         f"which is not known here; choose another open_clip model")
     if not text.get('hf_tokenizer_name'):
-        if options.get('clean', 'lower') not in ('lower', 'canonicalize'): raise ValueError(f"its tokenizer cleans texts by {options['clean']!r} and keeps capitals, which is not known here; choose another open_clip model")
+        if options.get('clean', 'lower') not in ('lower', 'canonicalize'):
+            raise ValueError(f"its tokenizer cleans texts by {options['clean']!r} and keeps capitals, "
+                             f"which is not known here; choose another open_clip model")
         return clip_tokenizer(), {'clean': 'lower', 'pad_id': 0} | options
     held = [p for p in places if any((p/f).exists() for f in TOKENIZER_FILES)]
-    return AutoTokenizer.from_pretrained(str(held[0] if held else hub_folder(text['hf_tokenizer_name'], TOKENIZER_FILES, weights=False))), options
+    return AutoTokenizer.from_pretrained(str(
+        held[0] if held else hub_folder(text['hf_tokenizer_name'], TOKENIZER_FILES, weights=False))), options
 
 # %% ../nbs/07_text.ipynb #90039b9b
-EXTRAS = ('embed_cls', 'act_kwargs', 'norm_kwargs', 'block_type', 'qk_norm', 'scaled_cosine_attn', 'scale_heads', 'scale_attn_inner', 'scale_attn', 'scale_fc') # of open_clip's rarer towers
+# of open_clip's rarer towers
+EXTRAS = ('embed_cls', 'act_kwargs', 'norm_kwargs', 'block_type', 'qk_norm', 'scaled_cosine_attn', 'scale_heads',
+          'scale_attn_inner', 'scale_attn', 'scale_fc')
 
 def text_tower(
     model:nn.Module, # an open_clip model with a text tower of its own: `.text`
@@ -295,12 +329,16 @@ def text_tower(
     "Keep the text tower of an open_clip model, without projection and pooling."
     text, tower, weights = config['text_cfg'], model.text, model.text.state_dict()
     if text.get('hf_model_name'):
-        keep = {k: v for k, v in tower.config.to_diff_dict().items() if k not in ('transformers_version', '_name_or_path', 'dtype', 'architectures')}
+        keep = {k: v for k, v in tower.config.to_diff_dict().items()
+                if k not in ('transformers_version', '_name_or_path', 'dtype', 'architectures')}
         keep = {'model_type': tower.config.model_type} | keep
-        weights, width = {k: v for k, v in tower.transformer.state_dict().items() if not k.startswith('pooler.')}, tower.config.hidden_size
+        weights, width = ({k: v for k, v in tower.transformer.state_dict().items() if not k.startswith('pooler.')},
+                          tower.config.hidden_size)
     else:
-        keep = {k: text[k] for k in ('context_length', 'vocab_size', 'width', 'heads', 'layers', 'mlp_ratio', 'no_causal_mask', 'ls_init_value', *EXTRAS) if text.get(k) is not None}
-        keep, weights, width = keep | {'quick_gelu': bool(config.get('quick_gelu'))}, {k: v for k, v in weights.items() if not k.startswith('text_projection')}, tower.width
+        keep = {k: text[k] for k in ('context_length', 'vocab_size', 'width', 'heads', 'layers', 'mlp_ratio',
+                                     'no_causal_mask', 'ls_init_value', *EXTRAS) if text.get(k) is not None}
+        keep, weights, width = (keep | {'quick_gelu': bool(config.get('quick_gelu'))},
+                                {k: v for k, v in weights.items() if not k.startswith('text_projection')}, tower.width)
     encoder = TextEncoder(keep, width, text.get('context_length', 77), name, tokens or None)
     encoder.text_model.load_state_dict(weights)
     encoder.tokenizer = tokenizer
@@ -312,42 +350,54 @@ def from_open_clip(
 )->TextEncoder:
     """The text tower of an open_clip model on disk, with its tokenizer.
 
-    A text tower from transformers names a second repository for its config and tokenizer: a path, a folder of that name inside `folder` or
-    beside it, or a hub repository (from the cache when offline)."""
+    A text tower from transformers names a second repository for its config and tokenizer: a path,
+    a folder of that name inside `folder` or beside it, or a hub repository (from the cache when offline)."""
     import open_clip
     try:
         config = json.loads((folder/'open_clip_config.json').read_text(encoding='utf-8'))['model_cfg']
         config['text_cfg'], config['vision_cfg']
-    except (ValueError, KeyError, TypeError): raise ValueError(f"{folder/'open_clip_config.json'} is not the configuration of an open_clip model; fetch the folder again") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{folder/'open_clip_config.json'} is not the configuration of an open_clip model; "
+                         f"fetch the folder again") from None
     text, places = dict(config['text_cfg']), [folder]
     second = lambda repo: [p for p in (Path(repo), folder/Path(repo).name, folder.parent/Path(repo).name) if p.is_dir()]
     if repo := text.get('hf_model_name'):
-        places.insert(0, next((p for p in second(repo) if (p/'config.json').exists()), None) or hub_folder(repo, ('config.json',), weights=False))
+        places.insert(0, next((p for p in second(repo) if (p/'config.json').exists()), None)
+                      or hub_folder(repo, ('config.json',), weights=False))
         text |= dict(hf_model_name=str(places[0]), hf_model_pretrained=False)
     elif text.get('hf_tokenizer_name'): places += second(text['hf_tokenizer_name'])
     try: tokenizer, tokens = tokenizer_of(text, places)
     except ValueError as e: raise ValueError(f'{folder}: {str(e).splitlines()[0]}') from None
-    try: model = open_clip.create_model(f'local-dir:{folder}', require_pretrained=True, force_custom_text=True, text_cfg=text)
+    try:
+        model = open_clip.create_model(f'local-dir:{folder}', require_pretrained=True, force_custom_text=True,
+                                       text_cfg=text)
     except (RuntimeError, ValueError, OSError, EOFError, pickle.UnpicklingError) as e:
-        raise ValueError(f'{folder}: its weights do not fit its open_clip_config.json, or are missing or torn ({str(e).splitlines()[0]}); fetch the folder again') from e
+        raise ValueError(f'{folder}: its weights do not fit its open_clip_config.json, or are missing or torn '
+                         f'({str(e).splitlines()[0]}); fetch the folder again') from e
     return text_tower(model, config | dict(text_cfg=text), tokenizer, tokens, name)
 
 def from_open_clip_name(
     name:str, # NAME@TAG or NAME@FILE; `open_clip.list_pretrained()` lists names and tags
 )->TextEncoder:
-    "The text tower of one of open_clip's built-in models, with the weights of a tag (from the hub or its cache) or of a file."
+    """The text tower of one of open_clip's built-in models, with the weights of a tag
+    (from the hub or its cache) or of a file."""
     import open_clip
     architecture, _, weights = name.partition('@')
     config, tags = open_clip.get_model_config(architecture), open_clip.list_pretrained_tags_by_model(architecture)
-    if config is None: raise ValueError(f'open_clip has no model {architecture!r}; did you mean {", ".join(difflib.get_close_matches(architecture, open_clip.list_models(), 3, 0))}?')
+    if config is None:
+        raise ValueError(f'open_clip has no model {architecture!r}; did you mean '
+                         f'{", ".join(difflib.get_close_matches(architecture, open_clip.list_models(), 3, 0))}?')
     if weights not in tags and not Path(weights or '.').is_file():
-        raise ValueError(f"{architecture}: {weights!r} is neither a file nor one of its weights; write 'open_clip:{architecture}@TAG', TAG one of {', '.join(tags) or '(none is published)'}, or a file")
+        raise ValueError(f"{architecture}: {weights!r} is neither a file nor one of its weights; write "
+                         f"'open_clip:{architecture}@TAG', TAG one of {', '.join(tags) or '(none is published)'}, "
+                         f"or a file")
     try:
         model = open_clip.create_model(architecture, pretrained=weights, require_pretrained=True, force_custom_text=True)
         tokenizer, tokens = tokenizer_of(config['text_cfg'], [])
     except ValueError as e: raise ValueError(f'{name}: {str(e).splitlines()[0]}') from None
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as e:
-        raise OSError(f"open_clip cannot make {name} ({str(e).splitlines()[0]}). Its weights must fit, and be a file, in the local hub cache (HF_HOME), or within reach of the network") from None
+        raise OSError(f"open_clip cannot make {name} ({str(e).splitlines()[0]}). Its weights must fit, and be a file, "
+                      f"in the local hub cache (HF_HOME), or within reach of the network") from None
     return text_tower(model, config, tokenizer, tokens, name)
 
 # %% ../nbs/07_text.ipynb #ab786077
@@ -358,22 +408,30 @@ def hub_folder(
     needs:tuple[str, ...], # files of which one must be in it
     weights:bool=True, # fetch these, too
 )->Path: # a local folder with its files
-    "A hub repository as a local folder: from the cache when it is there, else downloaded; one clear error when neither works."
+    """A hub repository as a local folder: from the cache when it is there, else downloaded;
+    one clear error when neither works."""
     import httpx
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HTTPError
     try:
         folder = Path(snapshot_download(repo, local_files_only=True))
-        torn = weights and not any(folder.glob('*.safetensors')) and not (folder/'open_clip_pytorch_model.bin').exists() # a download that was stopped
+        # a download that was stopped
+        torn = (weights and not any(folder.glob('*.safetensors'))
+                and not (folder/'open_clip_pytorch_model.bin').exists())
         if any((folder/f).exists() for f in needs) and not torn: return folder
-    except (OSError, ValueError): pass                                        # not cached, or no name of a repository: the lines below say it
+    except (OSError, ValueError):
+        pass  # not cached, or no name of a repository: the lines below say it
     try:
         if constants.HF_HUB_OFFLINE: raise OSError('HF_HUB_OFFLINE is set')
-        httpx.head(constants.ENDPOINT, timeout=10, follow_redirects=True)  # a dead network says so now, not after a minute of retries
-        return Path(snapshot_download(repo, allow_patterns=['*.json', '*.txt', '*.model'] + weights*['*.safetensors', 'open_clip_pytorch_model.bin']))
+        # a dead network says so now, not after a minute of retries
+        httpx.head(constants.ENDPOINT, timeout=10, follow_redirects=True)
+        return Path(snapshot_download(repo, allow_patterns=[
+            '*.json', '*.txt', '*.model'] + weights*['*.safetensors', 'open_clip_pytorch_model.bin']))
     except (OSError, httpx.HTTPError, HTTPError, ValueError) as e:
-        raise OSError(f"'{repo}' is not in the local hub cache and cannot be fetched ({str(e).splitlines()[0]}). Where there is a network: `hf download {repo}`, "
-                      f"then copy the cache folder (HF_HOME) here, or put the files in a folder {Path(repo).name} beside the model's; or use the text encoder 'course', which needs no download.") from None
+        raise OSError(f"'{repo}' is not in the local hub cache and cannot be fetched ({str(e).splitlines()[0]}). "
+                      f"Where there is a network: `hf download {repo}`, then copy the cache folder (HF_HOME) here, "
+                      f"or put the files in a folder {Path(repo).name} beside the model's; "
+                      f"or use the text encoder 'course', which needs no download.") from None
 
 # %% ../nbs/07_text.ipynb #69a46ebc
 def load_text_encoder(
@@ -386,14 +444,19 @@ def load_text_encoder(
     if name == 'course': return from_open_clip(asset_path('text'), 'course')
     if name.startswith('open_clip:'): return from_open_clip_name(name.removeprefix('open_clip:'))
     if name == 'biomedclip' or name.startswith('hf-hub:'):
-        return from_open_clip(hub_folder(name.removeprefix('hf-hub:') if ':' in name else BIOMEDCLIP, ('open_clip_config.json',)), name)
+        return from_open_clip(hub_folder(name.removeprefix('hf-hub:') if ':' in name else BIOMEDCLIP,
+                                         ('open_clip_config.json',)), name)
     folder = Path(name.removeprefix('local-dir:'))
     if (folder/'open_clip_config.json').exists(): return from_open_clip(folder, folder.name)
     if (folder/'config.json').exists():
         kind = read_json(folder/'config.json').get('_class_name')
-        if kind != 'TextEncoder': raise ValueError(f'{folder} holds a {kind or "model of another kind"}, not a TextEncoder: give the text_encoder folder of a pipeline, or that of an open_clip model')
+        if kind != 'TextEncoder':
+            raise ValueError(f'{folder} holds a {kind or "model of another kind"}, not a TextEncoder: '
+                             f'give the text_encoder folder of a pipeline, or that of an open_clip model')
         return TextEncoder.from_pretrained(folder, use_safetensors=True)
-    raise FileNotFoundError(f"text encoder {name!r}: no such name, and no folder with open_clip_config.json or config.json. Use 'course', 'biomedclip', 'hf-hub:OWNER/NAME', 'open_clip:NAME@TAG' or a folder")
+    raise FileNotFoundError(f"text encoder {name!r}: no such name, and no folder with open_clip_config.json or "
+                            f"config.json. Use 'course', 'biomedclip', 'hf-hub:OWNER/NAME', 'open_clip:NAME@TAG' "
+                            f"or a folder")
 
 # %% ../nbs/07_text.ipynb #802b2d1c
 def save_clip(
@@ -405,8 +468,10 @@ def save_clip(
     from safetensors.torch import save_file
     Path(out).mkdir(parents=True, exist_ok=True)
     config = course_config(len(tokenizer), tokenizer.model_max_length)
-    (Path(out)/'open_clip_config.json').write_text(json.dumps(dict(model_cfg=config, preprocess_cfg=dict(mean=[0.5]*3, std=[0.5]*3)), indent=1))
-    save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}, Path(out)/'open_clip_model.safetensors')
+    (Path(out)/'open_clip_config.json').write_text(json.dumps(dict(
+        model_cfg=config, preprocess_cfg=dict(mean=[0.5]*3, std=[0.5]*3)), indent=1))
+    save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()},
+              Path(out)/'open_clip_model.safetensors')
     tokenizer.save_pretrained(out)
 
 # %% ../nbs/07_text.ipynb #867a8333
@@ -423,17 +488,23 @@ def main(argv=None):
     start = time.time()
     images, texts = phantom_pairs(a.n, seed=1_000_000, progress=True)
     tokenizer = train_tokenizer(texts)
-    model = train_clip(images, texts, tokenizer, a.steps, a.batch_size, a.lr, a.seed).half().float()  # judged as it is shipped
+    # judged as it is shipped
+    model = train_clip(images, texts, tokenizer, a.steps, a.batch_size, a.lr, a.seed).half().float()
     save_clip(model, tokenizer, a.out)
     seconds = round(time.time() - start)
     encoder = load_text_encoder(a.out)
     numbers = {k: round(v, 3) for k, v in retrieval(model, tokenizer, *phantom_pairs(256, seed=2_000_000)).items()}
-    record = dict(command=f'python -m vap_diffusion.text {shlex.join(argv or sys.argv[1:])}', seed=a.seed, steps=a.steps, seconds=seconds, threads=torch.get_num_threads(),
+    record = dict(command=f'python -m vap_diffusion.text {shlex.join(argv or sys.argv[1:])}', seed=a.seed,
+                  steps=a.steps, seconds=seconds, threads=torch.get_num_threads(),
                   data=f'{a.n} phantoms, 64 px, seeds from 1000000', fingerprint=encoder.fingerprint,
-                  retrieval=numbers, retrieval_data='256 held-out phantoms, seeds from 2000000', tokens=len(tokenizer), text_parameters=sum(p.numel() for p in encoder.parameters()))
+                  retrieval=numbers, retrieval_data='256 held-out phantoms, seeds from 2000000',
+                  tokens=len(tokenizer), text_parameters=sum(p.numel() for p in encoder.parameters()))
     (a.out/'config.json').write_text(json.dumps(record, indent=1) + '\n')
-    (a.out/'README.md').write_text('# Course text encoder\n\nA small CLIP (open_clip) trained on phantoms and their descriptions; the generator uses its text tower. Synthetic data only.\n\n'
-                                   + ''.join(f'- **{k}**: {v}\n' for k, v in record.items()) + '\nLoad: `vap_diffusion.text.load_text_encoder("course")`. Licence: Apache-2.0.\n')
+    (a.out/'README.md').write_text(
+        '# Course text encoder\n\nA small CLIP (open_clip) trained on phantoms and their descriptions; '
+        'the generator uses its text tower. Synthetic data only.\n\n'
+        + ''.join(f'- **{k}**: {v}\n' for k, v in record.items())
+        + '\nLoad: `vap_diffusion.text.load_text_encoder("course")`. Licence: Apache-2.0.\n')
     print(json.dumps(record, indent=1))
 
 # %% ../nbs/07_text.ipynb #9d47a916

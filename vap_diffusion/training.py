@@ -8,7 +8,7 @@ __all__ = ['PRESETS', 'TIMESTEPS', 'SCHEDULES', 'REPORT', 'load_preset', 'adapte
            'make_model', 'draw_batch', 'batches', 'lr_at', 'choose', 'target_of', 'weight_of', 'digest', 'checkpoints',
            'save_checkpoint', 'load_checkpoint', 'signals_noted', 'log_lines', 'Log', 'figures_of', 'draw_run',
            'write_report', 'start_run', 'gradients', 'Clock', 'averaged', 'checked_settings', 'memory_gb', 'diverged',
-           'Run', 'train', 'train_together', 'main']
+           'Run', 'Pace', 'check_budget', 'begin', 'train', 'train_together', 'main']
 
 # %% ../nbs/11_training.ipynb #11a00003
 import base64, contextlib, difflib, hashlib, html, io, json, math, os, re, shutil, signal, subprocess, sys, time, warnings, _thread
@@ -33,7 +33,8 @@ from tqdm.auto import tqdm
 from . import __version__
 from .diffusion import SD_SCHEDULE
 from .datasets import alone, load_images, load_table, read_json, write_json
-from .autoencoder import encode_images, finetune_decoder, fingerprint, has_bf16, load_autoencoder, train_autoencoder, training_device
+from .autoencoder import (encode_images, finetune_decoder, fingerprint, has_bf16, load_autoencoder,
+                                       train_autoencoder, training_device)
 from .vaps import load_descriptions
 from .text import load_text_encoder
 from .uvit import UViT
@@ -42,16 +43,22 @@ from .prototype import PCM, vap_loss
 # %% ../nbs/11_training.ipynb #11a00004
 PRESETS = {
     'cpu': dict(size=64, model=dict(patch_size=2, embed_dim=128, depth=6, num_heads=4),
-                batch_size=16, lr=1.5e-3, betas=[0.9, 0.99], warmup=100, anneal=0.5, ema=0.998, minutes=10, mixed_precision='bf16', prediction_type='v_prediction', schedule='sd', weighting='none', timesteps='uniform'),
+                batch_size=16, lr=1.5e-3, betas=[0.9, 0.99], warmup=100, anneal=0.5, ema=0.998, minutes=10,
+                mixed_precision='bf16', prediction_type='v_prediction', schedule='sd', weighting='none',
+                timesteps='uniform'),
     'gpu': dict(size=128, model=dict(patch_size=2, embed_dim=512, depth=12, num_heads=8),
-                batch_size=256, lr=2e-4, betas=[0.9, 0.99], warmup=1000, anneal=0.5, ema=0.9995, minutes=30, mixed_precision='bf16', prediction_type='epsilon', schedule='sd', weighting='none', timesteps='uniform'),
+                batch_size=256, lr=2e-4, betas=[0.9, 0.99], warmup=1000, anneal=0.5, ema=0.9995, minutes=30,
+                mixed_precision='bf16', prediction_type='epsilon', schedule='sd', weighting='none',
+                timesteps='uniform'),
     'paper': dict(size=256, model=dict(patch_size=2, embed_dim=512, depth=16, num_heads=8),
-                  batch_size=256, lr=2e-4, betas=[0.9, 0.9], warmup=5000, anneal=0., ema=0.9999, minutes=1440, mixed_precision='bf16', prediction_type='epsilon', schedule='sd', weighting='none', timesteps='uniform'),
+                  batch_size=256, lr=2e-4, betas=[0.9, 0.9], warmup=5000, anneal=0., ema=0.9999, minutes=1440,
+                  mixed_precision='bf16', prediction_type='epsilon', schedule='sd', weighting='none',
+                  timesteps='uniform'),
 }
 
 def load_preset(
     name:str|None=None,    # a name in `PRESETS`; None: 'gpu' where there is one, else 'cpu'
-) -> dict:                 # size, model, batch_size, lr, betas, warmup, anneal, ema, minutes, mixed_precision, prediction_type, schedule, weighting, timesteps
+) -> dict:                 # its name, and its settings as in `PRESETS`: size, model, batch_size, lr, ..., timesteps
     "The settings of a preset. Raises `ValueError` for an unknown name."
     name = name or ('gpu' if torch.cuda.is_available() else 'cpu')
     if name not in PRESETS: raise ValueError(f'preset {name!r} is not known: choose one of {", ".join(PRESETS)}')
@@ -59,17 +66,22 @@ def load_preset(
 
 # %% ../nbs/11_training.ipynb #11a00005
 def adapted_autoencoder(out, vae, images, name, minutes, seed=0):
-    "The autoencoder of a folder: `vae`, called `name`, as it is, or adapted to these images for some minutes, the last third for the decoder alone."
+    """The autoencoder of a folder: `vae`, called `name`, as it is, or adapted to these images for some minutes,
+    the last third for the decoder alone."""
     folder = Path(out)/'autoencoder'
     if not minutes: return vae
-    wanted = dict(start=name, start_fingerprint=fingerprint(vae), minutes=minutes, images=len(images), digest=hashlib.sha256(np.ascontiguousarray(images)).hexdigest()[:16], size=images.shape[1], seed=seed)
+    wanted = dict(start=name, start_fingerprint=fingerprint(vae), minutes=minutes, images=len(images),
+                  digest=hashlib.sha256(np.ascontiguousarray(images)).hexdigest()[:16],
+                  size=images.shape[1], seed=seed)
     if (folder/'adapted.json').exists():
         found = read_json(folder/'adapted.json')
         if found == wanted: return load_autoencoder(folder)
-        raise FileExistsError(f'{folder} was adapted with other settings ({differences(found, wanted)}): use another working folder, or delete {folder}')
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]           # other settings start anew
+        raise FileExistsError(f'{folder} was adapted with other settings ({differences(found, wanted)}): '
+                              f'use another working folder, or delete {folder}')
+    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8] # other settings start anew
     both, alone = (folder/f'{stage}-{key}.pt' for stage in ('both', 'decoder'))
-    vae = train_autoencoder(images, minutes=minutes*2/3, vae=vae, seed=seed, keep=both)         # a stop loses half a minute at most
+    # a stop loses half a minute at most
+    vae = train_autoencoder(images, minutes=minutes*2/3, vae=vae, seed=seed, keep=both)
     vae = finetune_decoder(vae, images, minutes=minutes/3, seed=seed, keep=alone)
     vae.save_pretrained(folder)
     write_json(folder/'adapted.json', wanted)
@@ -84,7 +96,8 @@ def differences(old:dict, new:dict) -> str:
 def channel_statistics(
     mean:Tensor, logvar:Tensor, # N C h w each: moments
 ) -> tuple[list[float], list[float]]: # mean and standard deviation of sampled latents, one for each channel
-    "What brings every channel to mean 0 and variance 1. One number for all channels, as in Stable Diffusion, would leave their means apart."
+    """What brings every channel to mean 0 and variance 1.
+    One number for all channels, as in Stable Diffusion, would leave their means apart."""
     std = (mean.double().var((0, 2, 3), correction=0) + logvar.double().exp().mean((0, 2, 3))).sqrt()
     return mean.double().mean((0, 2, 3)).tolist(), std.tolist()
 
@@ -124,27 +137,35 @@ def encode(
 ) -> dict:                      # the record, as in features/features.json
     """Images to moments and descriptions to token states, once: out/features/. The same call again changes nothing.
 
-    Raises `ValueError` for settings that do not fit, `FileExistsError` for a folder with other settings, `FileNotFoundError` when a stage before is missing."""
+    Raises `ValueError` for settings that do not fit, `FileExistsError` for a folder with other settings,
+    `FileNotFoundError` when a stage before is missing."""
     out, table, words = Path(out), load_table(out), load_descriptions(out)
     folder = out/'features'
     missing = sorted(set(table.file_name) - set(words.file_name))
-    if missing: raise ValueError(f'{len(missing)} of {len(table)} images have no description, first {missing[0]}: run `vap-diffusion describe {out}` to the end')
+    if missing:
+        raise ValueError(f'{len(missing)} of {len(table)} images have no description, first {missing[0]}: '
+                         f'run `vap-diffusion describe {out}` to the end')
     texts = words.set_index('file_name').t_mix[table.file_name].tolist()
-    if flips and (table.modality == 'chest_xray').any(): raise ValueError('flips: a mirrored chest X-ray has its heart on the wrong side: leave --flips out')
-    placed = lambda name: str(Path(name).resolve()) if name != 'course' and Path(name).exists() else str(name)   # also found from another folder
+    if flips and (table.modality == 'chest_xray').any():
+        raise ValueError('flips: a mirrored chest X-ray has its heart on the wrong side: leave --flips out')
+    # also found from another folder
+    placed = lambda name: str(Path(name).resolve()) if name != 'course' and Path(name).exists() else str(name)
     autoencoder, text_encoder = placed(autoencoder), placed(text_encoder)
     encoder = load_text_encoder(text_encoder)
     vae = load_autoencoder(autoencoder)
     whole = 2*2**(len(vae.config.block_out_channels) - 1)
-    if size % whole: raise ValueError(f'size {size}: its latents cannot be cut into patches of 2 x 2: give a multiple of {whole}')
-    wanted = dict(size=size, autoencoder=autoencoder, start_fingerprint=fingerprint(vae), adapt_minutes=adapt_minutes, text_encoder=text_encoder, text_fingerprint=encoder.fingerprint, seed=seed, flips=flips,
+    if size % whole:
+        raise ValueError(f'size {size}: its latents cannot be cut into patches of 2 x 2: give a multiple of {whole}')
+    wanted = dict(size=size, autoencoder=autoencoder, start_fingerprint=fingerprint(vae), adapt_minutes=adapt_minutes,
+                  text_encoder=text_encoder, text_fingerprint=encoder.fingerprint, seed=seed, flips=flips,
                   table=table.attrs['source'], descriptions=hashlib.sha256('\n'.join(texts).encode()).hexdigest()[:16])
     if (folder/'features.json').exists():
         found = read_json(folder/'features.json')
         found = dict(flips=False, start_fingerprint=wanted['start_fingerprint']) | found   # of an earlier version
         found |= {k: placed(found[k]) for k in ('autoencoder', 'text_encoder')}
         if all(found.get(k) == v for k, v in wanted.items()): return found
-        raise FileExistsError(f'{folder} holds other features ({differences(found, wanted)}): use another working folder, or delete {folder}')
+        raise FileExistsError(f'{folder} holds other features ({differences(found, wanted)}): '
+                              f'use another working folder, or delete {folder}')
     folder.mkdir(exist_ok=True)
     with alone(folder):
         images = load_images(table, table.attrs['root'], size)                              # N H W 3
@@ -156,8 +177,10 @@ def encode(
             mean, logvar = (torch.cat(m) for m in zip((mean, logvar), encode_images(vae, images[:, :, ::-1].copy())))
             texts = texts + [mirrored(t) for t in texts]
         states, starts, lengths = encode_texts(encoder.to(training_device()), texts)
-    record = wanted | dict(vae_fingerprint=fingerprint(vae), latents_mean=shift, latents_std=spread, latent=list(mean.shape[1:]), text_dim=encoder.width,
-                           max_text_tokens=encoder.context_length, classes=table.attrs['classes'], n=len(table), version=__version__)
+    record = wanted | dict(vae_fingerprint=fingerprint(vae), latents_mean=shift, latents_std=spread,
+                           latent=list(mean.shape[1:]), text_dim=encoder.width,
+                           max_text_tokens=encoder.context_length, classes=table.attrs['classes'],
+                           n=len(table), version=__version__)
     note = dict(vae_fingerprint=record['vae_fingerprint'], text_fingerprint=encoder.fingerprint)
     save_file(dict(mean=mean.half(), logvar=logvar.clamp(-30, 20).half()), folder/'moments.safetensors', note)
     save_file(dict(states=states, starts=starts, lengths=lengths), folder/'text.safetensors', note)
@@ -167,7 +190,8 @@ def encode(
 # %% ../nbs/11_training.ipynb #11a00007
 @dataclass
 class Features:
-    "What training reads: cached moments and token states. They stay on disk, mapped into memory; only what a batch touches is read."
+    """What training reads: cached moments and token states.
+    They stay on disk, mapped into memory; only what a batch touches is read."""
     rows: Tensor     # N, where the images of this split stand in the cache of M
     labels: Tensor   # N
     mean: Tensor     # M C h w float16
@@ -200,19 +224,28 @@ def load_features(
 ) -> Features:
     "The cached features of a split. Raises one clear line when they are missing, or do not belong together."
     folder, table = Path(out)/'features', load_table(out)
-    if not (folder/'features.json').exists(): raise FileNotFoundError(f'{folder} holds no features: run `vap-diffusion encode {out}` first')
+    if not (folder/'features.json').exists():
+        raise FileNotFoundError(f'{folder} holds no features: run `vap-diffusion encode {out}` first')
     record = read_json(folder/'features.json')
     for name, what, verb in ('text', 'text encoder', 'text_fingerprint'), ('moments', 'autoencoder', 'vae_fingerprint'):
         try:
             with safe_open(folder/f'{name}.safetensors', 'pt') as f: note = (f.metadata() or {}).get(verb)
-        except SafetensorError as e: raise ValueError(f'{folder/name}.safetensors is damaged ({e}): delete {folder} and run `vap-diffusion encode {out}` again') from None
-        if note != record.get(verb): raise ValueError(f'{folder/name}.safetensors was made with another {what} ({note}) than features.json says ({record.get(verb)}): delete {folder} and run `vap-diffusion encode {out}` again')
-    if record['table'] != table.attrs['source'] or record['n'] != len(table): raise ValueError(f'{folder} was made from another table: delete {folder} and run `vap-diffusion encode {out}` again')
+        except SafetensorError as e:
+            raise ValueError(f'{folder/name}.safetensors is damaged ({e}): '
+                             f'delete {folder} and run `vap-diffusion encode {out}` again') from None
+        if note != record.get(verb):
+            raise ValueError(f'{folder/name}.safetensors was made with another {what} ({note}) '
+                             f'than features.json says ({record.get(verb)}): '
+                             f'delete {folder} and run `vap-diffusion encode {out}` again')
+    if record['table'] != table.attrs['source'] or record['n'] != len(table):
+        raise ValueError(f'{folder} was made from another table: '
+                         f'delete {folder} and run `vap-diffusion encode {out}` again')
     moments, text = load_file(folder/'moments.safetensors'), load_file(folder/'text.safetensors')
     rows = torch.from_numpy(np.flatnonzero(table.split == split))
     labels = torch.tensor([record['classes'].index(c) for c in table.label])[rows]
     if record.get('flips') and split == 'train': rows, labels = torch.cat([rows, rows + len(table)]), labels.repeat(2)
-    return Features(rows, labels, moments['mean'], moments['logvar'], text['states'], text['starts'], text['lengths'], record)
+    return Features(rows, labels, moments['mean'], moments['logvar'],
+                    text['states'], text['starts'], text['lengths'], record)
 
 # %% ../nbs/11_training.ipynb #11a00008
 def make_model(
@@ -226,30 +259,37 @@ def make_model(
     r = features.record
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        return (PCM[pcm] if prototypes else UViT)(sample_size=r['latent'][1], in_channels=r['latent'][0], text_dim=r['text_dim'],
-                                                       max_text_tokens=r['max_text_tokens'], num_classes=len(r['classes']), **settings['model'])
+        return (PCM[pcm] if prototypes else UViT)(
+            sample_size=r['latent'][1], in_channels=r['latent'][0], text_dim=r['text_dim'],
+            max_text_tokens=r['max_text_tokens'], num_classes=len(r['classes']), **settings['model'])
 
 TIMESTEPS = { # name -> share of the schedule, of a share in 0 to 1
     'uniform': lambda u: u,
-    'logit_normal': lambda u: torch.sigmoid(torch.special.ndtri(u) - 0.5), # Esser et al. 2024, with mean -0.5: half of all steps have t / T between 0.24 and 0.54
+    # Esser et al. 2024, with mean -0.5: half of all steps have t / T between 0.24 and 0.54
+    'logit_normal': lambda u: torch.sigmoid(torch.special.ndtri(u) - 0.5),
 }
 
-def draw_batch(features:Features, batch_size:int, generator:torch.Generator, text:bool=True, drop:float=0.1, num_timesteps:int=1000, part:slice=slice(None), timesteps:str='uniform'):
+def draw_batch(features:Features, batch_size:int, generator:torch.Generator, text:bool=True, drop:float=0.1,
+               num_timesteps:int=1000, part:slice=slice(None), timesteps:str='uniform'):
     """One batch: latents B C h w, noise, timesteps B, class_labels B, text states B L D and mask (None without text).
 
-    Steps are stratified: one in each of B parts of the schedule that are equally likely. Class and text are dropped together, for guidance.
+    Steps are stratified: one in each of B parts of the schedule that are equally likely.
+    Class and text are dropped together, for guidance.
     `part` cuts out what one of several processes takes; all of them draw the same batch."""
     rows = torch.randint(len(features), (batch_size,), generator=generator)
     x0 = features.latents(rows, generator)
     noise = torch.randn(x0.shape, generator=generator)
     u = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator))/batch_size
-    t = (TIMESTEPS[timesteps](u)*num_timesteps).long().clamp(max=num_timesteps - 1)         # once in some hundred thousand large batches u is rounded to 1
+    # once in some hundred thousand large batches u is rounded to 1
+    t = (TIMESTEPS[timesteps](u)*num_timesteps).long().clamp(max=num_timesteps - 1)
     keep = torch.rand(batch_size, generator=generator) >= drop
     labels = torch.where(keep, features.labels[rows], len(features.record['classes']))
-    return (*(x[part] for x in (x0, noise, t, labels)), *(features.text(rows[part], keep[part]) if text else (None, None)))
+    return (*(x[part] for x in (x0, noise, t, labels)),
+            *(features.text(rows[part], keep[part]) if text else (None, None)))
 
 def batches(features:Features, batch_size:int, seed:int, step:int=0, **kw):
-    "Batches from `step` on. Each has a seed of its own, so a resumed run draws the same; a thread draws the next one while the last is used."
+    """Batches from `step` on. Each has a seed of its own, so a resumed run draws the same;
+    a thread draws the next one while the last is used."""
     draw = lambda s: draw_batch(features, batch_size, torch.Generator().manual_seed(seed*1_000_003 + s), **kw)
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(draw, step)
@@ -271,7 +311,8 @@ def lr_at(
 SCHEDULES = { # name -> arguments of any diffusers scheduler
     'sd': SD_SCHEDULE,
     'cosine': dict(num_train_timesteps=1000, beta_schedule='squaredcos_cap_v2'),
-    'vp': dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule='linear'), # the VP-SDE with beta from 0.1 to 20, in 1000 steps
+    # the VP-SDE with beta from 0.1 to 20, in 1000 steps
+    'vp': dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule='linear'),
 }
 
 def choose(options, what:str, name:str):
@@ -280,7 +321,8 @@ def choose(options, what:str, name:str):
     return options[name] if isinstance(options, dict) else name
 
 def target_of(scheduler, x0:Tensor, noise:Tensor, t:Tensor) -> Tensor: # B C h w
-    "What the network is asked for: the noise (Eq. 2), or the velocity (Salimans and Ho 2022), by the scheduler's `prediction_type`."
+    """What the network is asked for: the noise (Eq. 2), or the velocity (Salimans and Ho 2022),
+    by the scheduler's `prediction_type`."""
     return noise if scheduler.config.prediction_type == 'epsilon' else scheduler.get_velocity(x0, noise, t)
 
 def weight_of(
@@ -304,11 +346,13 @@ def checkpoints(folder) -> list[Path]:
     return sorted(p for p in Path(folder).glob('step-*') if p.suffix != '.part')
 
 def save_checkpoint(folder, model, ema, optimizer, state:dict, keep:int=2):
-    "folder/step-N: everything a run needs to go on, as safetensors and JSON, written beside and renamed; older ones than the last `keep` are removed."
+    """folder/step-N: everything a run needs to go on, as safetensors and JSON, written beside and renamed;
+    older ones than the last `keep` are removed."""
     done = Path(folder)/f"step-{state['step']:09}"
     part, names = done.with_suffix('.part'), dict(model.named_parameters())
     shutil.rmtree(part, ignore_errors=True); part.mkdir(parents=True)
-    moments = {f'{n}.{k}': v for n, p in names.items() for k, v in optimizer.state.get(p, {}).items() if isinstance(v, Tensor)}
+    moments = {f'{n}.{k}': v for n, p in names.items() for k, v in optimizer.state.get(p, {}).items()
+               if isinstance(v, Tensor)}
     save_file({n: p.detach().contiguous() for n, p in names.items()}, part/'model.safetensors')
     save_file({n: p.contiguous() for n, p in zip(names, ema.shadow_params)}, part/'ema.safetensors')
     save_file(moments, part/'optimizer.safetensors')
@@ -320,23 +364,29 @@ def save_checkpoint(folder, model, ema, optimizer, state:dict, keep:int=2):
     for old in checkpoints(folder)[:-keep]: shutil.rmtree(old)
 
 def load_checkpoint(folder, model, ema, optimizer) -> dict|None: # the state; None: there is none
-    "Put back what the newest whole checkpoint kept; a damaged one is named in a warning, and the one before is taken. Raises `ValueError` when it is of another architecture."
+    """Put back what the newest whole checkpoint kept; a damaged one is named in a warning, and the one before is taken.
+    Raises `ValueError` when it is of another architecture."""
     for path in reversed(checkpoints(folder)):
         try:
             state = json.loads((path/'state.json').read_text())
-            odd = next((n for n, d in state['files'].items() if digest(path/n) != d), None)
-            if odd or state['step'] != int(path.name[5:]): raise ValueError(f"{odd or 'state.json'} has changed")
+            changed = next((n for n, d in state['files'].items() if digest(path/n) != d), None)
+            if changed or state['step'] != int(path.name[5:]): raise ValueError(f"{changed or 'state.json'} has changed")
             weights, averages, moments = (load_file(path/f'{n}.safetensors') for n in ('model', 'ema', 'optimizer'))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
             warnings.warn(f'{path} is damaged ({e}) and left aside: the checkpoint before it is taken', stacklevel=3)
             continue
         names = dict(model.named_parameters())
-        odd = [n for n, p in names.items() if n not in weights or weights[n].shape != p.shape] or sorted(set(weights) - set(names))
-        if odd: raise ValueError(f'{path} is the checkpoint of another architecture (first difference: {odd[0]}): choose another name, or delete that folder')
+        odd = ([n for n, p in names.items() if n not in weights or weights[n].shape != p.shape]
+               or sorted(set(weights) - set(names)))
+        if odd:
+            raise ValueError(f'{path} is the checkpoint of another architecture (first difference: {odd[0]}): '
+                             'choose another name, or delete that folder')
         with torch.no_grad():
             for n, p in names.items(): p.copy_(weights[n])
             for n, p in zip(names, ema.shadow_params): p.copy_(averages[n])
-        for n, p in names.items(): optimizer.state[p] = {k: moments[f'{n}.{k}'].to(p.device) for k in ('step', 'exp_avg', 'exp_avg_sq') if f'{n}.{k}' in moments}
+        for n, p in names.items():
+            optimizer.state[p] = {k: moments[f'{n}.{k}'].to(p.device) for k in ('step', 'exp_avg', 'exp_avg_sq')
+                                  if f'{n}.{k}' in moments}
         ema.optimization_step = state['step']
         return state
 
@@ -381,39 +431,54 @@ class Log:
     def add(self, **numbers): self.write('log', numbers)
     def look(self, **found):
         self.write('watch', found, 'watch/')
-        if 'picture' in found: self.board.add_image('watch', np.asarray(Image.open(self.folder/found['picture']).convert('RGB')), found['step'], dataformats='HWC')
+        if 'picture' in found:
+            self.board.add_image('watch', np.asarray(Image.open(self.folder/found['picture']).convert('RGB')),
+                                 found['step'], dataformats='HWC')
     def close(self): self.board.close()
 
 
 # %% ../nbs/11_training.ipynb #11e00002
 def figures_of(seen) -> list[str]:
     "The names of the figures in watch.jsonl, as a table: no floors, nothing that says how they were made."
-    return [k for k in seen if k not in ('step', 'n', 'seconds') and not k.endswith('_floor') and pd.api.types.is_numeric_dtype(seen[k])]
+    return [k for k in seen if k not in ('step', 'n', 'seconds') and not k.endswith('_floor')
+            and pd.api.types.is_numeric_dtype(seen[k])]
 
 def draw_run(folder, file):
     "What a run logged, over its steps: loss, rate, gradient norm, speed, memory, waiting; and the figures of each look."
     from matplotlib.figure import Figure
     log, seen = pd.DataFrame(log_lines(folder/'log.jsonl')), pd.DataFrame(log_lines(folder/'watch.jsonl'))
-    panels = dict(loss='loss', recon_loss="prototypes' loss", lr='learning rate', grad_norm='gradient norm before clipping', images_per_second='images per second', memory_gb='memory, GB', data_share='share of time waiting for data')
-    panels = [(log, k, title) for k, title in panels.items() if k in log] + [(seen, k, f'{k.replace("_", " ")}, at a look') for k in figures_of(seen)]
+    panels = dict(loss='loss', recon_loss="prototypes' loss", lr='learning rate',
+                  grad_norm='gradient norm before clipping', images_per_second='images per second',
+                  memory_gb='memory, GB', data_share='share of time waiting for data')
+    panels = ([(log, k, title) for k, title in panels.items() if k in log]
+              + [(seen, k, f'{k.replace("_", " ")}, at a look') for k in figures_of(seen)])
     rows = max(1, -(-len(panels)//3))
     fig = Figure(figsize=(10, 2.1*rows), dpi=110, layout='constrained')
     for (data, k, title), ax in zip(panels, fig.subplots(rows, 3, squeeze=False).flat):
         ax.set_title(title, fontsize=9); ax.tick_params(labelsize=7); ax.spines[['top', 'right']].set_visible(False)
         if data is seen:
             ax.plot(data.step, data[k], 'o-', label='generated')
-            if f'{k}_floor' in data: ax.plot(data.step, data[f'{k}_floor'], 'k:', label='real (floor)'); ax.legend(fontsize=7, frameon=False)
-        elif k in ('loss', 'recon_loss', 'grad_norm'): ax.plot(data.step, data[k], alpha=.3); ax.plot(data.step, data[k].ewm(span=10).mean(), color='C0')
+            if f'{k}_floor' in data:
+                ax.plot(data.step, data[f'{k}_floor'], 'k:', label='real (floor)'); ax.legend(fontsize=7, frameon=False)
+        elif k in ('loss', 'recon_loss', 'grad_norm'):
+            ax.plot(data.step, data[k], alpha=.3); ax.plot(data.step, data[k].ewm(span=10).mean(), color='C0')
         else: ax.plot(data.step, data[k])
-        if k not in ('loss', 'recon_loss'): ax.set_ylim(min(0, data[k].min()), 1.1*max(data[k].max(), data.get(f'{k}_floor', data[k]).max()) or 1)
+        if k not in ('loss', 'recon_loss'):
+            ax.set_ylim(min(0, data[k].min()), 1.1*max(data[k].max(), data.get(f'{k}_floor', data[k]).max()) or 1)
     for ax in fig.axes[len(panels):]: ax.set_axis_off()
     fig.supxlabel('step', fontsize=8); fig.savefig(file)
 
-REPORT = '''<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}}img{{max-width:100%}}table{{border-collapse:collapse;margin:1rem 0}}
-td,th{{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}}.note{{background:#fff4d6;padding:.6rem 1rem;border-left:4px solid #d9a400}}pre{{white-space:pre-wrap;font-size:.8rem}}</style>
-<h1>{title}</h1><p class="note">Images on this page were made by a generative model. They show no patient and are not for clinical use.</p>{error}
-<p>{budget}</p><h2>Curves</h2><img alt="curves over the steps" src="{curves}">{watched}<h2>Settings</h2><pre>{settings}</pre></html>'''
+REPORT = '''<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">\
+<title>{title}</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}}\
+img{{max-width:100%}}table{{border-collapse:collapse;margin:1rem 0}}
+td,th{{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}}\
+.note{{background:#fff4d6;padding:.6rem 1rem;border-left:4px solid #d9a400}}\
+pre{{white-space:pre-wrap;font-size:.8rem}}</style>
+<h1>{title}</h1><p class="note">Images on this page were made by a generative model. \
+They show no patient and are not for clinical use.</p>{error}
+<p>{budget}</p><h2>Curves</h2><img alt="curves over the steps" src="{curves}">{watched}\
+<h2>Settings</h2><pre>{settings}</pre></html>'''
 
 def write_report(
     folder,                # of the run
@@ -427,15 +492,22 @@ def write_report(
     url = lambda data: 'data:image/png;base64,' + base64.b64encode(data).decode()
     seen = log_lines(folder/'watch.jsonl')
     keys = [k for k in (seen[-1] if seen else ()) if k not in ('picture', 'features', 'note')]
-    table = lambda: pd.DataFrame(seen)[keys].rename(columns=lambda k: k.replace('_', ' ')).to_html(index=False, border=0, float_format='{:.4g}'.format, na_rep='')
+    table = lambda: pd.DataFrame(seen)[keys].rename(columns=lambda k: k.replace('_', ' ')).to_html(
+        index=False, border=0, float_format='{:.4g}'.format, na_rep='')
     shown = [l for l in seen if (folder/l.get('picture', 'none')).is_file()]
     shown = [shown[i] for i in sorted({round(i) for i in np.linspace(len(shown) - 1, 0, min(most, len(shown)))})]
-    pictures = ''.join(f'<h3>Step {l["step"]}</h3><img alt="generated images by class at step {l["step"]}" src="{url((folder/l["picture"]).read_bytes())}">' for l in shown)
-    watched = '' if not seen else f'<h2>Quality on the way</h2><p>{escape(seen[-1].get("note", ""))}</p>{table()}<h2>Pictures on the way</h2><p>The same noise and the same prompts each time.</p>{pictures}'
-    units = dict(steps='steps', images_seen='images seen', seconds='seconds', cpu_seconds='processor seconds', parameters='parameters', processes='processes')
-    budget = ', '.join(f'{made[k]:,} {unit}' for k, unit in units.items() if made.get(k, 0) > (k == 'processes')) + (f", on {made['device']}" if 'device' in made else '')
+    pictures = ''.join(f'<h3>Step {l["step"]}</h3><img alt="generated images by class at step {l["step"]}" '
+                       f'src="{url((folder/l["picture"]).read_bytes())}">' for l in shown)
+    watched = '' if not seen else (
+        f'<h2>Quality on the way</h2><p>{escape(seen[-1].get("note", ""))}</p>{table()}'
+        f'<h2>Pictures on the way</h2><p>The same noise and the same prompts each time.</p>{pictures}')
+    units = dict(steps='steps', images_seen='images seen', seconds='seconds', cpu_seconds='processor seconds',
+                 parameters='parameters', processes='processes')
+    budget = (', '.join(f'{made[k]:,} {unit}' for k, unit in units.items() if made.get(k, 0) > (k == 'processes'))
+              + (f", on {made['device']}" if 'device' in made else ''))
     broke = f'<p class="note"><b>This run broke.</b> {escape(error)}</p>' if error else ''
-    page = REPORT.format(title=f'Training of {folder.name}', error=broke, budget=escape(budget), curves=url(buffer.getvalue()), watched=watched, settings=escape(json.dumps(made, indent=1)))
+    page = REPORT.format(title=f'Training of {folder.name}', error=broke, budget=escape(budget),
+                         curves=url(buffer.getvalue()), watched=watched, settings=escape(json.dumps(made, indent=1)))
     (folder/'report.html').write_text(page, encoding='utf-8')
 
 # %% ../nbs/11_training.ipynb #11a00011
@@ -447,9 +519,11 @@ def start_run(folder, wanted:dict) -> bool: # True: already finished
         found['settings']['preset'] = dict(timesteps='uniform') | found['settings']['preset']  # of an earlier version
         found['settings'].setdefault('features', wanted['features'])
         if changed := differences(found['settings'], wanted):
-            what = {'text_fingerprint': 'text encoder', 'vae_fingerprint': 'autoencoder', 'classes': 'class list', 'features': 'table, set of descriptions or size'}
+            what = {'text_fingerprint': 'text encoder', 'vae_fingerprint': 'autoencoder', 'classes': 'class list',
+                    'features': 'table, set of descriptions or size'}
             odd = [what[k] for k in what if found['settings'].get(k) != wanted[k]]
-            raise FileExistsError(f'{folder} holds the run of another {" and ".join(odd) or "setting"} ({changed}): choose another --name, or delete that folder')
+            raise FileExistsError(f'{folder} holds the run of another {" and ".join(odd) or "setting"} ({changed}): '
+                                  'choose another --name, or delete that folder')
         return found['finished']
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_json(path, dict(settings=wanted, finished=False, steps=0))
@@ -466,15 +540,18 @@ def gradients(
 ) -> tuple[float, float]:      # the loss of Eq. 3 and L_recon in it, means over the whole batch in all processes
     "Forward and backward through Eq. 3."
     pieces = [[None if x is None else x[i::accumulate].to(accelerator.device) for x in batch] for i in range(accumulate)]
-    extra = model.num_patches + model.num_extra_tokens                                          # of each image, beside its words
-    tokens = torch.stack([x0.new_tensor(len(x0)*extra) + (0 if mask is None else mask.sum()) for x0, *_, mask in pieces])
-    shares = tokens/accelerator.reduce(tokens.mean(), 'mean')                                   # L_recon is a mean over all tokens of the batch, wherever they are
+    extra = model.num_patches + model.num_extra_tokens          # of each image, beside its words
+    tokens = torch.stack([x0.new_tensor(len(x0)*extra) + (0 if mask is None else mask.sum())
+                          for x0, *_, mask in pieces])
+    # L_recon is a mean over all tokens of the batch, wherever they are
+    shares = tokens/accelerator.reduce(tokens.mean(), 'mean')
     losses = []
     for i, (x0, noise, t, labels, states, mask) in enumerate(pieces):
-        last = i == accumulate - 1                                                              # then processes average their gradients
+        last = i == accumulate - 1                              # then processes average their gradients
         with contextlib.nullcontext() if last else accelerator.no_sync(network), accelerator.autocast():
             output = network(scheduler.add_noise(x0, noise, t), t, labels, states, mask)
-            loss = vap_loss(output, target_of(scheduler, x0, noise, t), alpha*shares[i], weight_of(scheduler, t, weighting))
+            loss = vap_loss(output, target_of(scheduler, x0, noise, t), alpha*shares[i],
+                            weight_of(scheduler, t, weighting))
             accelerator.backward(loss/accumulate)
         recon = torch.zeros_like(loss) if output.recon_loss is None else shares[i]*output.recon_loss
         losses.append(torch.stack([loss, recon]).detach())
@@ -482,8 +559,10 @@ def gradients(
 
 # %% ../nbs/11_training.ipynb #11a0c003
 class Clock:
-    "Seconds and processor seconds of a run. They go on from where a checkpoint left them, and stand still while the run looks at itself."
-    def __init__(self, seconds:float=0., cpu_seconds:float=0.): self.start, self.cpu_start = time.time() - seconds, time.process_time() - cpu_seconds
+    """Seconds and processor seconds of a run.
+    They go on from where a checkpoint left them, and stand still while the run looks at itself."""
+    def __init__(self, seconds:float=0., cpu_seconds:float=0.):
+        self.start, self.cpu_start = time.time() - seconds, time.process_time() - cpu_seconds
     def seconds(self) -> float: return time.time() - self.start
     def cpu_seconds(self) -> float: return time.process_time() - self.cpu_start
 
@@ -501,20 +580,26 @@ def averaged(model, ema):
     finally: ema.restore(model.parameters())
 
 def checked_settings(preset:str|None, changes:dict, record:dict, pcm:str) -> dict: # as from `load_preset`
-    "The preset with its changes, for features of this record; bf16 only where the hardware has it, or it is asked for. `ValueError` for what is none of the choices."
+    """The preset with its changes, for features of this record; bf16 only where the hardware has it,
+    or it is asked for. `ValueError` for what is none of the choices."""
     settings = load_preset(preset)
     choose(PCM, 'pcm', pcm)
     known = [k for k in (*settings, *signature(PCM[pcm].__init__).parameters) if k not in ('name', 'self')]
     for k in changes:
-        if k not in known: raise ValueError(f'{k!r} is no setting of a preset or of its model: choose one of {", ".join(known)}' + (f'. Did you mean {near[0]!r}?' if (near := difflib.get_close_matches(k, known, 1)) else ''))
+        if k not in known:
+            raise ValueError(f'{k!r} is no setting of a preset or of its model: choose one of {", ".join(known)}'
+                             + (f'. Did you mean {near[0]!r}?'
+                                if (near := difflib.get_close_matches(k, known, 1)) else ''))
     if not has_bf16(training_device()): settings['mixed_precision'] = 'no'
     for k, v in changes.items():
         if k in settings: settings[k] = v
         else: settings['model'] = settings['model'] | {k: v}
     wanted, settings['size'] = settings['size'], record['size']
     if preset and wanted != record['size']:
-        warnings.warn(f"the features are of {record['size']} px, the preset {preset!r} is meant for {wanted}: `vap-diffusion encode W --size {wanted}` makes larger ones", stacklevel=3)
-    choices = dict(schedule=SCHEDULES, mixed_precision=('no', 'bf16'), weighting=('none', 'min_snr'), timesteps=TIMESTEPS, prediction_type=('epsilon', 'v_prediction'))
+        warnings.warn(f"the features are of {record['size']} px, the preset {preset!r} is meant for {wanted}: "
+                      f"`vap-diffusion encode W --size {wanted}` makes larger ones", stacklevel=3)
+    choices = dict(schedule=SCHEDULES, mixed_precision=('no', 'bf16'), weighting=('none', 'min_snr'),
+                   timesteps=TIMESTEPS, prediction_type=('epsilon', 'v_prediction'))
     for k, known in choices.items(): choose(known, k, settings[k])
     return settings
 
@@ -525,59 +610,153 @@ def memory_gb() -> float:
 
 def diverged(folder, step, loss, mean_loss, x0, settings) -> str:
     "What to say of a run that broke: where, what is left, and the likely cause."
-    if not x0.isfinite().all(): cause = 'the cached latents hold numbers that are not finite: delete the folder features and run `vap-diffusion encode` again'
-    else: cause = f"the learning rate ({settings['lr']:g}) is likely too high, or the warm-up ({settings['warmup']} steps) too short: lower the one or lengthen the other, under another --name"
+    if not x0.isfinite().all():
+        cause = ('the cached latents hold numbers that are not finite: '
+                 'delete the folder features and run `vap-diffusion encode` again')
+    else:
+        cause = (f"the learning rate ({settings['lr']:g}) is likely too high, "
+                 f"or the warm-up ({settings['warmup']} steps) too short: "
+                 "lower the one or lengthen the other, under another --name")
     def good(p): # whole, and about as good as answering 0, or better
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError): return json.loads((p/'state.json').read_text())['mean_loss'] < 1.1
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return json.loads((p/'state.json').read_text())['mean_loss'] < 1.1
     left = [p for p in checkpoints(folder/'checkpoints') if good(p)]
-    return f"{folder.name}: the loss is {loss:.3g} at step {step} (mean {mean_loss:.3g}; answering 0 has 1); {cause}. The last good state is in {left[-1] if left else 'no checkpoint'}"
+    return (f"{folder.name}: the loss is {loss:.3g} at step {step} (mean {mean_loss:.3g}; answering 0 has 1); {cause}. "
+            f"The last good state is in {left[-1] if left else 'no checkpoint'}")
 
 # %% ../nbs/11_training.ipynb #11a0c005
 @dataclass
 class Run:
     "A training under way: what its steps change, what a checkpoint keeps, and what is left at the end."
     folder: Path
+    wanted: dict           # what `train` was asked for, as in train.json
     model: UViT
+    network: torch.nn.Module # the same parameters, as accelerate prepared them: several processes average their gradients
     ema: EMAModel
     optimizer: torch.optim.Optimizer
+    scheduler: DDPMScheduler
     accelerator: Accelerator
-    steps: int|None        # the budget in steps, or
-    minutes: float|None    # in minutes
+    accumulate: int        # pieces in which a batch is worked off
     step: int
     mean_loss: float       # the generator's own, a running mean
     clock: Clock
 
+    def update(self, batch:tuple, done:float) -> tuple[float, float, float]: # the generator's loss, L_recon, gradient norm
+        "One step of the optimizer, where a share `done` of the budget is spent. `FloatingPointError` when it broke."
+        how, alpha = self.wanted['preset'], self.wanted['alpha']
+        for group in self.optimizer.param_groups:
+            group['lr'] = how['lr']*lr_at(done, self.step, how['warmup'], how['anneal'])
+        loss, recon = gradients(self.model, self.network, self.accelerator, self.scheduler, batch, self.accumulate,
+                                alpha, how['weighting'])
+        norm, own = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.).item(), loss - alpha*recon
+        self.mean_loss = 0.99*self.mean_loss + 0.01*own
+        if not math.isfinite(loss + norm) or self.mean_loss > 3:
+            raise FloatingPointError(diverged(self.folder, self.step, loss, self.mean_loss, batch[0], how))
+        self.optimizer.step(); self.optimizer.zero_grad(); self.ema.step(self.model.parameters())
+        self.step += 1
+        return own, recon, norm
+
     def agreed(self, came=()) -> tuple[float, bool]:
         "The share of the budget that is spent, and whether a signal `came` to any process: the same in all of them."
-        done, stop = self.step/self.steps if self.steps else self.clock.seconds()/(60*self.minutes), bool(came)
+        steps, minutes = self.wanted['steps'], self.wanted['minutes']
+        done, stop = self.step/steps if steps else self.clock.seconds()/(60*minutes), bool(came)
         if self.accelerator.num_processes > 1: # the main one's clock counts
-            done, stop = self.accelerator.reduce(torch.tensor([done*self.accelerator.is_main_process, stop], dtype=torch.float64, device=self.accelerator.device)).tolist()
+            done, stop = self.accelerator.reduce(
+                torch.tensor([done*self.accelerator.is_main_process, stop], dtype=torch.float64,
+                             device=self.accelerator.device)).tolist()
         return min(1., done), bool(stop)
 
     def keep(self):
         "Write a checkpoint."
-        if self.accelerator.is_main_process: save_checkpoint(self.folder/'checkpoints', self.model, self.ema, self.optimizer, dict(step=self.step, seconds=self.clock.seconds(), cpu_seconds=self.clock.cpu_seconds(), mean_loss=self.mean_loss))
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.folder/'checkpoints', self.model, self.ema, self.optimizer,
+                            dict(step=self.step, seconds=self.clock.seconds(), cpu_seconds=self.clock.cpu_seconds(),
+                                 mean_loss=self.mean_loss))
 
     def look(self, watch, log:Log) -> bool: # whether to look again
         "Show the averaged weights to `watch`, and log what it finds; clock, weights and random states stand still."
-        with self.clock.still(), averaged(self.model, self.ema), torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        with (self.clock.still(), averaged(self.model, self.ema),
+              torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])):
             self.model.eval()
             try:
                 if found := watch(self.model, self.folder, self.step): log.look(step=self.step, **found)
                 return True
-            except Exception as e: warnings.warn(f'step {self.step}: watching failed ({type(e).__name__}: {" ".join(str(e).split())}); the training goes on unwatched'); return False
+            except Exception as e:
+                warnings.warn(f'step {self.step}: watching failed ({type(e).__name__}: {" ".join(str(e).split())}); '
+                              'the training goes on unwatched')
+                return False
             finally: self.model.train()
 
-    def finish(self, wanted:dict, images_seen:int):
+    def finish(self):
         "Leave the averaged weights, report.html and train.json; the checkpoints go."
         self.ema.copy_to(self.model.parameters())
         if not self.accelerator.is_main_process: return
         self.model.save_pretrained(self.folder/'model')
-        made = dict(settings=wanted, finished=True, steps=self.step, seconds=round(self.clock.seconds(), 1), cpu_seconds=round(self.clock.cpu_seconds(), 1), images_seen=images_seen,
-                    parameters=sum(p.numel() for p in self.model.parameters()), device=str(self.accelerator.device), processes=self.accelerator.num_processes, threads=torch.get_num_threads(), version=__version__)
+        made = dict(settings=self.wanted, finished=True, steps=self.step, seconds=round(self.clock.seconds(), 1),
+                    cpu_seconds=round(self.clock.cpu_seconds(), 1),
+                    images_seen=self.step*self.wanted['preset']['batch_size'],
+                    parameters=sum(p.numel() for p in self.model.parameters()), device=str(self.accelerator.device),
+                    processes=self.accelerator.num_processes, threads=torch.get_num_threads(), version=__version__)
         write_report(self.folder, made)
         write_json(self.folder/'train.json', made)                                              # last: with it the run is done
         shutil.rmtree(self.folder/'checkpoints', ignore_errors=True)
+
+@dataclass
+class Pace:
+    "What the log says of speed, since its last line: that was at these seconds and this step."
+    seconds: float
+    step: int
+    waited: float = 0.     # seconds for data
+
+    def next(self, data):
+        "The next batch."
+        start = time.time(); batch = next(data); self.waited += time.time() - start
+        return batch
+
+    def figures(self, run:Run) -> dict[str, float]:
+        "Images a second, memory, and the share of the time that was waited for data; then it counts anew."
+        seconds = run.clock.seconds()
+        passed = max(seconds - self.seconds, 1e-9)
+        found = dict(images_per_second=round((run.step - self.step)*run.wanted['preset']['batch_size']/passed, 1),
+                     memory_gb=round(memory_gb(), 2), data_share=round(self.waited/passed, 4))
+        self.__init__(seconds, run.step)
+        return found
+
+def check_budget(minutes, steps, watch_every, name):
+    "`ValueError` for what nobody could train, before anything is read."
+    if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
+    budget = minutes if steps is None else steps
+    if budget <= 0: raise ValueError(f'a budget of {budget} is too small: give at least one step')
+    if watch_every is not None and watch_every < 1:
+        raise ValueError(f'watch_every is {watch_every}: give at least one step between looks')
+    if name and (Path(name).name != name or name == '..'):
+        raise ValueError(f'name {name!r} is not the name of one folder: leave the slashes out')
+
+def begin(folder, features, wanted:dict, accumulate:int, compile:bool) -> Run|None: # None: it is finished
+    "Everything that a step needs, new or from the last checkpoint; errors as of `train`."
+    settings, pcm = wanted['preset'], wanted['pcm'] or 'paper'
+    AcceleratorState._reset_state()            # an earlier run in this process may have had another precision
+    accelerator = Accelerator(cpu=training_device().type == 'cpu', mixed_precision=settings['mixed_precision'],
+                              kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    size, world = settings['batch_size'], accelerator.num_processes
+    if size % (world*accumulate):
+        raise ValueError(f'a batch of {size} cannot be cut into {world} processes x {accumulate} pieces: '
+                         'choose numbers that divide it')
+    model = make_model(features, settings, wanted['prototypes'], wanted['seed'], pcm) # may refuse; nothing is written yet
+    with accelerator.main_process_first():
+        if start_run(folder, json.loads(json.dumps(wanted))): return None
+
+    model = model.to(accelerator.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03,
+                                  betas=tuple(settings['betas']), fused=True)
+    ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75, foreach=True)
+    scheduler = DDPMScheduler(**SCHEDULES[settings['schedule']], prediction_type=settings['prediction_type'])
+    state = (load_checkpoint(folder/'checkpoints', model, ema, optimizer)
+             or dict(step=0, seconds=0., cpu_seconds=0., mean_loss=1.))
+    clock = Clock(state['seconds'], state['cpu_seconds'])
+    if compile: model.compile_repeated_blocks(dynamic=True)
+    return Run(folder, wanted, model, accelerator.prepare(model), ema, optimizer, scheduler, accelerator, accumulate,
+               state['step'], state['mean_loss'], clock)
 
 # %% ../nbs/11_training.ipynb #11a00012
 def train(
@@ -597,78 +776,63 @@ def train(
     pcm:str='paper',           # the mechanism as in the paper, or as in the authors' 'released' code (chapter 10)
     accumulate:int=1,          # pieces in which a batch is worked off, for little memory
     compile:bool=False,        # torch.compile, block by block: one graph for all of them and for every length of text
-    watch=None,                # looks at the run: called as watch(model with averaged weights, folder, step); what it returns goes into watch.jsonl (chapter 13 has one)
+    watch=None,                # looks at the run: watch(averaged model, folder, step); its result goes to watch.jsonl (chapter 13 has one)
     watch_every:int|None=None, # steps between looks; None: after each quarter of the budget
-    **changes,                 # of the preset: batch_size, lr, betas, warmup, anneal, ema, prediction_type, schedule, weighting, timesteps; or of its model: embed_dim, depth, ...
+    **changes,                 # of the preset (a key in `PRESETS`: batch_size, lr, ...) or of its model (embed_dim, depth, ...)
 ) -> Path:                     # the folder of the run: out/models/NAME
-    """Train a generator on cached features: the loop of chapter 11. Stopped and called again, it goes on; finished, it does nothing.
-    With a budget in steps, on one CPU, a run that was stopped or killed ends with the same weights, bit by bit. `accelerate launch` runs it in many processes.
+    """Train a generator on cached features: the loop of chapter 11.
+    Stopped and called again, it goes on; finished, it does nothing.
+    With a budget in steps, on one CPU, a run that was stopped or killed ends with the same weights, bit by bit.
+    `accelerate launch` runs it in many processes.
 
-    Leaves log.jsonl, tensorboard/, model/ (the averaged weights), early/ (those of a quarter of the budget, for autoguidance), report.html, and train.json with steps, seconds, processor seconds, images seen and the settings; with `watch` also watch.jsonl.
-    Looks are not paid from the budget and leave the run as it is; one that fails is reported in a warning and is the last one.
+    Leaves log.jsonl, tensorboard/, model/ (the averaged weights), early/ (those of a quarter of the budget, for
+    autoguidance), report.html, and train.json with steps, seconds, processor seconds, images seen and the settings;
+    with `watch` also watch.jsonl. Looks are not paid from the budget and leave the run as it is;
+    one that fails is reported in a warning and is the last one.
 
-    `ValueError` for settings that do not fit, `FileExistsError` for a folder with another run, `FloatingPointError` when the training diverges, `KeyboardInterrupt` with a checkpoint kept."""
-    if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
-    if (minutes if steps is None else steps) <= 0: raise ValueError(f'a budget of {minutes if steps is None else steps} is too small: give at least one step')
-    if watch_every is not None and watch_every < 1: raise ValueError(f'watch_every is {watch_every}: give at least one step between looks')
-    if name and (Path(name).name != name or name == '..'): raise ValueError(f'name {name!r} is not the name of one folder: leave the slashes out')
+    `ValueError` for settings that do not fit, `FileExistsError` for a folder with another run,
+    `FloatingPointError` when the training diverges, `KeyboardInterrupt` with a checkpoint kept."""
+    check_budget(minutes, steps, watch_every, name)
     features, prototypes = load_features(out), prototypes and text
     record, settings = features.record, checked_settings(preset, changes, features.record, pcm)
     folder = Path(out)/'models'/(name or ('vap' if prototypes else 'text' if text else 'class'))
-    wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop, preset=settings, pcm=None if pcm == 'paper' else pcm, classes=record['classes'],
-                  text_fingerprint=record['text_fingerprint'], vae_fingerprint=record['vae_fingerprint'], features={k: record.get(k) for k in ('size', 'flips', 'table', 'descriptions')})
-    AcceleratorState._reset_state()                                                             # an earlier run in this process may have had another precision
-    accelerator = Accelerator(cpu=training_device().type == 'cpu', mixed_precision=settings['mixed_precision'],
-                              kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    rank, world, main, size = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process, settings['batch_size']
-    if size % (world*accumulate): raise ValueError(f'a batch of {size} cannot be cut into {world} processes x {accumulate} pieces: choose numbers that divide it')
-    model = make_model(features, settings, prototypes, seed, pcm)                               # may refuse the settings; nothing is written yet
-    with accelerator.main_process_first():
-        if start_run(folder, json.loads(json.dumps(wanted))): return folder
+    wanted = dict(text=text, prototypes=prototypes, minutes=minutes, steps=steps, seed=seed, alpha=alpha, drop=drop,
+                  preset=settings, pcm=None if pcm == 'paper' else pcm, classes=record['classes'],
+                  text_fingerprint=record['text_fingerprint'], vae_fingerprint=record['vae_fingerprint'],
+                  features={k: record.get(k) for k in ('size', 'flips', 'table', 'descriptions')})
+    run = begin(folder, features, wanted, accumulate, compile)
+    if run is None: return folder
 
-    model = model.to(accelerator.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings['lr'], weight_decay=0.03, betas=tuple(settings['betas']), fused=True)
-    ema = EMAModel(model.parameters(), decay=settings['ema'], use_ema_warmup=True, inv_gamma=1., power=0.75, foreach=True)
-    scheduler = DDPMScheduler(**SCHEDULES[settings['schedule']], prediction_type=settings['prediction_type'])
-    state = load_checkpoint(folder/'checkpoints', model, ema, optimizer) or dict(step=0, seconds=0., cpu_seconds=0., mean_loss=1.)
-    run = Run(folder, model, ema, optimizer, accelerator, steps, minutes, state['step'], state['mean_loss'], Clock(state['seconds'], state['cpu_seconds']))
-    if compile: model.compile_repeated_blocks(dynamic=True)
-    network = accelerator.prepare(model)                                                        # the same parameters; several processes average their gradients
-    data = batches(features, size, seed, run.step, text=text, drop=drop, part=slice(rank, None, world), timesteps=settings['timesteps'])
-    lock = alone(folder) if main else contextlib.nullcontext()                                  # before its log is opened: another process may be writing
+    rank, world, main = run.accelerator.process_index, run.accelerator.num_processes, run.accelerator.is_main_process
+    data = batches(features, settings['batch_size'], seed, run.step, text=text, drop=drop, part=slice(rank, None, world),
+                   timesteps=settings['timesteps'])
+    lock = alone(folder) if main else contextlib.nullcontext() # before the log is opened: another process may be writing
     log, total = Log(folder, run.step) if main else None, steps or 60*minutes
-    bar = tqdm(total=round(total), initial=round(run.step if steps else state['seconds']), unit='step' if steps else 's', desc=folder.name, disable=not (progress and main), position=row,
+    bar = tqdm(total=round(total), initial=round(run.step if steps else run.clock.seconds()),
+               unit='step' if steps else 's', desc=folder.name, disable=not (progress and main), position=row,
                bar_format='{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]')
-
-    (done, _), watching = run.agreed(), bool(watch) and main
-    saved, writing = time.time(), 0.                    # when the last checkpoint was written, and how long that took
-    logged, waited = (run.clock.seconds(), run.step), 0. # seconds and step of the last line of the log, and for how long data were waited for since
+    (done, _), watching, pace = run.agreed(), bool(watch) and main, Pace(run.clock.seconds(), run.step)
+    saved, writing = time.time(), 0.                # when the last checkpoint was written, and how long that took
     with signals_noted() as came, lock:
         try:
             while done < 1:
-                for group in optimizer.param_groups: group['lr'] = settings['lr']*lr_at(done, run.step, settings['warmup'], settings['anneal'])
-                waiting = time.time(); batch = next(data); waited += time.time() - waiting
-                loss, recon = gradients(model, network, accelerator, scheduler, batch, accumulate, alpha, settings['weighting'])
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.).item()
-                run.mean_loss = 0.99*run.mean_loss + 0.01*(loss - alpha*recon)                  # the generator's own
-                if not math.isfinite(loss + norm) or run.mean_loss > 3: raise FloatingPointError(diverged(folder, run.step, loss, run.mean_loss, batch[0], settings))
-                optimizer.step(); optimizer.zero_grad(); ema.step(model.parameters())
-                run.step, before = run.step + 1, done
-                (done, stop), seconds = run.agreed(came), run.clock.seconds()
-
+                loss, recon, norm = run.update(pace.next(data), done)
+                before, (done, stop) = done, run.agreed(came)
                 if main and (run.step % 20 == 0 or done == 1 or run.step == 1):
-                    passed = max(seconds - logged[0], 1e-9)
-                    log.add(step=run.step, seconds=round(seconds, 1), loss=round(loss - alpha*recon, 5), **(dict(recon_loss=round(recon, 5)) if prototypes else {}), grad_norm=round(norm, 4),
-                            lr=optimizer.param_groups[0]['lr'], images_per_second=round((run.step - logged[1])*size/passed, 1), memory_gb=round(memory_gb(), 2), data_share=round(waited/passed, 4))
-                    logged, waited = (seconds, run.step), 0.
+                    log.add(step=run.step, seconds=round(run.clock.seconds(), 1), loss=round(loss, 5),
+                            **(dict(recon_loss=round(recon, 5)) if prototypes else {}), grad_norm=round(norm, 4),
+                            lr=run.optimizer.param_groups[0]['lr'], **pace.figures(run))
                     bar.set_postfix(step=run.step, loss=f'{loss:.3f}')
-                bar.update(round(run.step if steps else min(seconds, total)) - bar.n)
+                bar.update(round(run.step if steps else min(run.clock.seconds(), total)) - bar.n)
                 if main and before < 0.25 <= done:
-                    with averaged(model, ema): model.save_pretrained(folder/'early')
-                if stop: run.keep(); accelerator.wait_for_everyone(); raise KeyboardInterrupt(f'at step {run.step}; nothing is lost, the same command goes on')
+                    with averaged(run.model, run.ema): run.model.save_pretrained(folder/'early')
+                if stop:
+                    run.keep(); run.accelerator.wait_for_everyone()
+                    raise KeyboardInterrupt(f'at step {run.step}; nothing is lost, the same command goes on')
                 if time.time() - saved > (max(60, 50*writing) if save_every is None else save_every):
                     start = time.time(); run.keep(); saved = time.time(); writing = saved - start
-                if watching and (done == 1 or (run.step % watch_every == 0 if watch_every else int(4*done) > int(4*before))): watching = run.look(watch, log)
+                due = run.step % watch_every == 0 if watch_every else int(4*done) > int(4*before)
+                if watching and (done == 1 or due): watching = run.look(watch, log)
         except FloatingPointError as e:
             if main: write_report(folder, dict(settings=wanted, finished=False, steps=run.step), str(e))
             raise
@@ -676,8 +840,8 @@ def train(
             data.close(); bar.close()
             if log: log.close()
 
-    run.finish(wanted, images_seen=run.step*size)
-    accelerator.wait_for_everyone()
+    run.finish()
+    run.accelerator.wait_for_everyone()
     return folder
 
 # %% ../nbs/11_training.ipynb #11a00013
@@ -685,11 +849,15 @@ def train_together(
     jobs:list[dict],       # arguments of `train`, one dict for each run
     progress:bool=True,
 ) -> list[Path]:           # the folders of the runs
-    "Train several models side by side on the CPU, each with its share of the threads; one after another on a GPU. A stop stops all of them, and the same call goes on."
-    if torch.cuda.is_available() or torch.get_num_threads() < len(jobs): return [train(**job, progress=progress) for job in jobs]
+    """Train several models side by side on the CPU, each with its share of the threads; one after another on a GPU.
+    A stop stops all of them, and the same call goes on."""
+    if torch.cuda.is_available() or torch.get_num_threads() < len(jobs):
+        return [train(**job, progress=progress) for job in jobs]
     threads = str(torch.get_num_threads()//len(jobs))
-    start = lambda i, job: subprocess.Popen([sys.executable, '-W', 'ignore', '-m', 'vap_diffusion.training', json.dumps(job | dict(out=str(job['out']), progress=progress, row=i))],
-                                            stdin=subprocess.PIPE, start_new_session=True, env=os.environ | dict(OMP_NUM_THREADS=threads))
+    start = lambda i, job: subprocess.Popen(
+        [sys.executable, '-W', 'ignore', '-m', 'vap_diffusion.training',
+         json.dumps(job | dict(out=str(job['out']), progress=progress, row=i))],
+        stdin=subprocess.PIPE, start_new_session=True, env=os.environ | dict(OMP_NUM_THREADS=threads))
     runs = [start(i, job) for i, job in enumerate(jobs)]
     try: failed = any([run.wait() for run in runs])
     except KeyboardInterrupt:
@@ -700,7 +868,8 @@ def train_together(
     return [train(**job, progress=False) for job in jobs]                                   # finished: only says where
 
 def main():
-    "One run of `train_together`: arguments of `train` as JSON. It stops, with a checkpoint, when its standard input ends: with the process that started it."
+    """One run of `train_together`: arguments of `train` as JSON.
+    It stops, with a checkpoint, when its standard input ends: with the process that started it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     Thread(target=lambda: (os.read(0, 1), _thread.interrupt_main()), daemon=True).start()
     try: train(**json.loads(sys.argv[1]))

@@ -98,7 +98,8 @@ class UViT(ModelMixin, ConfigMixin):
     """U-ViT (Bao et al. 2023) over time, class, text and image tokens: predicts the noise of Eq. 2.
 
     The backbone of VAP-Diffusion (Sec. 2.1). Tokens stand in the order time, class, text, image."""
-    _repeated_blocks = ['Block'] # what diffusers' compile_repeated_blocks compiles: one graph for all of them and for every length of text
+    # what diffusers' compile_repeated_blocks compiles: one graph for all of them and for every length of text
+    _repeated_blocks = ['Block']
     num_extra_tokens = 2 # time and class
 
     @register_to_config
@@ -131,10 +132,15 @@ class UViT(ModelMixin, ConfigMixin):
         self.norm, self.to_patch = nn.LayerNorm(embed_dim), nn.Linear(embed_dim, patch_size**2*in_channels)
         self.final_layer = nn.Conv2d(in_channels, in_channels, 3, padding=1)
         self.apply(self._init)
-        for p, std in (self.pos_time_class, 0.02), (self.pos_text, 0.02), (self.pos_image, 0.5): nn.init.trunc_normal_(p, std=std) # 0.5: as large as what an image patch brings
-        nn.init.trunc_normal_(self.text_embed.weight, std=text_dim**-0.5) # a state of unit variance becomes a token of unit variance, as loud as a patch
-        for block in self.out_blocks: block.skip_linear.weight.data.copy_(torch.eye(embed_dim, 2*embed_dim)) # starts by passing the tokens on; what the skips are good for is learned
-        nn.init.dirac_(self.final_layer.weight) # starts as the identity: a random kernel would cost a short training its first 200 steps
+        # 0.5: as large as what an image patch brings
+        for p, std in (self.pos_time_class, 0.02), (self.pos_text, 0.02), (self.pos_image, 0.5):
+            nn.init.trunc_normal_(p, std=std)
+        # a state of unit variance becomes a token of unit variance, as loud as a patch
+        nn.init.trunc_normal_(self.text_embed.weight, std=text_dim**-0.5)
+        # starts by passing the tokens on; what the skips are good for is learned
+        for block in self.out_blocks: block.skip_linear.weight.data.copy_(torch.eye(embed_dim, 2*embed_dim))
+        # starts as the identity: a random kernel would cost a short training its first 200 steps
+        nn.init.dirac_(self.final_layer.weight)
         nn.init.zeros_(self.final_layer.bias)
 
     @staticmethod
@@ -152,13 +158,19 @@ class UViT(ModelMixin, ConfigMixin):
         "One clear line for an input that does not fit this model."
         c = self.config
         if tuple(sample.shape[1:]) != (c.in_channels, c.sample_size, c.sample_size):
-            raise ValueError(f'sample is {tuple(sample.shape)}; this model takes B x {c.in_channels} x {c.sample_size} x {c.sample_size}')
-        if class_labels.shape != sample.shape[:1] or not 0 <= int(class_labels.min()) <= int(class_labels.max()) <= c.num_classes:
-            raise ValueError(f'class_labels {class_labels.tolist()[:8]}: give one per image, from 0 to {c.num_classes}, where {c.num_classes} is the empty class')
-        if text is not None and (text.ndim != 3 or len(text) != len(sample) or text.shape[2] != c.text_dim or text.shape[1] > c.max_text_tokens):
-            raise ValueError(f'text is {tuple(text.shape)}; this model takes B x L x {c.text_dim} with B = {len(sample)} and L at most {c.max_text_tokens}')
+            raise ValueError(f'sample is {tuple(sample.shape)}; '
+                             f'this model takes B x {c.in_channels} x {c.sample_size} x {c.sample_size}')
+        if (class_labels.shape != sample.shape[:1]
+                or not 0 <= int(class_labels.min()) <= int(class_labels.max()) <= c.num_classes):
+            raise ValueError(f'class_labels {class_labels.tolist()[:8]}: give one per image, from 0 to '
+                             f'{c.num_classes}, where {c.num_classes} is the empty class')
+        if text is not None and (text.ndim != 3 or len(text) != len(sample) or text.shape[2] != c.text_dim
+                                 or text.shape[1] > c.max_text_tokens):
+            raise ValueError(f'text is {tuple(text.shape)}; this model takes B x L x {c.text_dim} '
+                             f'with B = {len(sample)} and L at most {c.max_text_tokens}')
         if text is not None and text_mask is not None and text_mask.shape != text.shape[:2]:
-            raise ValueError(f'text_mask is {tuple(text_mask.shape)}; text {tuple(text.shape)} needs {tuple(text.shape[:2])}')
+            raise ValueError(f'text_mask is {tuple(text_mask.shape)}; '
+                             f'text {tuple(text.shape)} needs {tuple(text.shape[:2])}')
 
     def tokens(self, sample, timestep, class_labels, text=None, text_mask=None):
         "All conditions and all patches in one row: tokens B T D, and their mask B T bool (None when every token is real)."
@@ -166,12 +178,14 @@ class UViT(ModelMixin, ConfigMixin):
         text, text_mask = trim_text(text, text_mask)
         B, dtype = len(sample), self.pos_image.dtype
         timestep = torch.as_tensor(timestep, device=sample.device).expand(B)
-        time = get_timestep_embedding(timestep, self.config.embed_dim, flip_sin_to_cos=True, downscale_freq_shift=0).to(dtype) # B D
+        time = get_timestep_embedding(timestep, self.config.embed_dim, flip_sin_to_cos=True,
+                                      downscale_freq_shift=0).to(dtype) # B D
         time_class = torch.stack([time, self.class_embed(class_labels)], dim=1) + self.pos_time_class # B 2 D
         image = self.patch_embed(sample).flatten(2).transpose(1, 2) + self.pos_image # B N D
         if text is None: return torch.cat([time_class, image], dim=1), None # B 2+N D
         words = self.text_embed(text) + self.pos_text[:, :text.shape[1]] # B L D
-        if text_mask is not None: text_mask = F.pad(F.pad(text_mask, (2, 0), value=True), (0, image.shape[1]), value=True) # B 2+L+N
+        if text_mask is not None:
+            text_mask = F.pad(F.pad(text_mask, (2, 0), value=True), (0, image.shape[1]), value=True) # B 2+L+N
         return torch.cat([time_class, words, image], dim=1), text_mask # B 2+L+N D
 
     def condition(self,
@@ -200,7 +214,8 @@ class UViT(ModelMixin, ConfigMixin):
         text_mask:Tensor|None=None, # B L bool, True for real tokens; None: all are real
         return_dict:bool=True, # False: a tuple (sample, recon_loss)
     )->UViTOutput: # the predicted noise, and the loss of the prototypes if there are any
-        "Encoder blocks, condition, middle block, decoder blocks with long skips, image. ValueError for inputs that do not fit."
+        """Encoder blocks, condition, middle block, decoder blocks with long skips, image.
+        ValueError for inputs that do not fit."""
         x, mask = self.tokens(sample, timestep, class_labels, text, text_mask) # B T D
         attn_mask, skips = None if mask is None else mask[:, None, None], [] # B 1 1 T
         for block in self.in_blocks:

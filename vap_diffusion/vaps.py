@@ -46,7 +46,8 @@ from PIL import Image, ImageOps
 from scipy import ndimage as ndi
 from skimage import color, filters, measure, morphology
 from tqdm.auto import tqdm
-from .phantoms import AREAS, ATTRIBUTES, COLOURS, EXPOSURES, HEARTS, TOGETHER, data_path, describe_attributes
+from .phantoms import (AREAS, ATTRIBUTES, COLOURS, EXPOSURES, HEARTS, TOGETHER,
+                                    data_path, describe_attributes)
 from .datasets import alone, load_image, load_table, read_json
 
 # %% ../nbs/05_vaps.ipynb #8dd059a2
@@ -64,17 +65,22 @@ def load_prompts(
 ) -> PromptSet:
     "Read a prompt file. Raises `ValueError` that names what is missing."
     try: found = tomllib.loads(Path(path).read_text(encoding='utf-8'))
-    except FileNotFoundError: raise FileNotFoundError(f'{path} is not there: give a prompt file (data/prompts/dermoscopy.toml shows its form)') from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise ValueError(f'{path} is no TOML file ({e}): data/prompts/dermoscopy.toml shows its form') from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{path} is not there: give a prompt file '
+                                '(data/prompts/dermoscopy.toml shows its form)') from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f'{path} is no TOML file ({e}): data/prompts/dermoscopy.toml shows its form') from None
     asked = ('modality', 'version', 'question_1', 'question_2', 'question_3')
     missing = [k for k in asked if not isinstance(found.get(k), str) or not found[k].strip()]
     if missing: raise ValueError(f'{path} has no {", ".join(missing)}: add a line such as {missing[0]} = "..."')
-    odd = [k for k in ('diagnoses', 'sources') if not isinstance(v := found.get(k, []), list) or not all(isinstance(x, str) and x.strip() for x in v)]
+    odd = [k for k in ('diagnoses', 'sources')
+           if not isinstance(v := found.get(k, []), list) or not all(isinstance(x, str) and x.strip() for x in v)]
     if odd: raise ValueError(f'{path}: {odd[0]} must be a list of words, such as {odd[0]} = ["melanoma"]')
     lists = {k: tuple(found.get(k, ())) for k in ('diagnoses', 'sources')}
     return PromptSet(found['modality'], found['version'], tuple(found[f'question_{i}'] for i in (1, 2, 3)), **lists)
 
-PROMPTS = {s.modality: s for s in map(load_prompts, sorted(data_path('prompts').glob('*.toml')))} # modality -> its prompts
+# modality -> its prompts
+PROMPTS = {s.modality: s for s in map(load_prompts, sorted(data_path('prompts').glob('*.toml')))}
 
 def add_prompts(path) -> PromptSet:
     "Make the modality of a prompt file known: a new one, or other questions about an old one."
@@ -85,7 +91,9 @@ def add_prompts(path) -> PromptSet:
 # %% ../nbs/05_vaps.ipynb #248d0842
 def prompts_of(modality:str) -> PromptSet:
     "The prompts of a modality; `ValueError` for an unknown one."
-    if modality not in PROMPTS: raise ValueError(f'modality {modality!r} is not known: choose one of {", ".join(PROMPTS)}, or add it with a prompt file (--prompts FILE)')
+    if modality not in PROMPTS:
+        raise ValueError(f'modality {modality!r} is not known: choose one of {", ".join(PROMPTS)}, '
+                         'or add it with a prompt file (--prompts FILE)')
     return PROMPTS[modality]
 
 def questions(modality:str) -> tuple[str, str, str]:
@@ -95,10 +103,13 @@ def questions(modality:str) -> tuple[str, str, str]:
 # %% ../nbs/05_vaps.ipynb #a95b62ea
 @runtime_checkable
 class MLLM(Protocol):
-    "Anything that answers a chat in which images are shown. Messages are those of transformers; an image part holds H W 3 uint8 or a PIL image."
+    """Anything that answers a chat in which images are shown. Messages are those of transformers;
+    an image part holds H W 3 uint8 or a PIL image."""
     name:str                                                                 # recorded beside each answer
     def chat(self, messages:list[dict]) -> str: ...                          # may take temperature and seed, too
-    # optional: chat_many(list of chats) -> list of answers, with batch_size; concurrency: how many questions at once; turns: a semaphore by which it sees to that itself; usage: requests, tokens in, tokens out
+    # optional: chat_many(list of chats) -> list of answers, with batch_size;
+    # concurrency: how many questions at once; turns: a semaphore by which it sees to that itself;
+    # usage: requests, tokens in, tokens out
 
 class ServerError(RuntimeError):
     "What a model, or the server before it, gave instead of an answer; one line."
@@ -110,37 +121,62 @@ def user(
     image=None,        # H W 3 uint8 or PIL; None: a question without an image
 ) -> dict:             # one message
     "A turn of the user, the image before the words."
-    return dict(role='user', content=[*([dict(type='image', image=image)] if image is not None else []), dict(type='text', text=text)])
+    return dict(role='user', content=[*([dict(type='image', image=image)] if image is not None else []),
+                                      dict(type='text', text=text)])
 
 def assistant(text:str) -> dict: # one message
     "An answer that was given before, as a turn of the chat."
     return dict(role='assistant', content=[dict(type='text', text=text)])
 
 # %% ../nbs/05_vaps.ipynb #05d00002
-DOES = r"(provide|give|offer|assist|help|analy[sz]e|diagnose|describe|interpret|process|fulfil|comply|answer|comment|view (the |this |your |any )?(image|picture|photo))"
-REFUSALS = re.compile(r"\b(i('m| am) (sorry|afraid|unable|not (able|allowed|permitted|qualified|comfortable|a (doctor|physician|medical)))|i (must|have to|need to|should|will|would like to)? ?(respectfully |politely )?(decline|refuse|apologi[sz]e)\b|"
-                      rf"(i (cannot|can't|can not|could not|couldn't|won't|will not)|unable to|not able to) (directly |accurately |reliably )?{DOES}|my apologies|my (guidelines|policies|programming)|(decline|refuse) (to|this|your)\b|"
-                      rf"(this|the|your) (image|picture|photo|photograph|request|question|file) (cannot|can't|can not|could not|couldn't) be (analy[sz]ed|described|interpreted|processed|viewed|displayed|opened|loaded|answered|fulfilled|evaluated)|"
-                      r"(don't|do not|can't|cannot) (see|find|have) (an|any|the|access to)( \w+)? (image|picture|photo|attachment)|no (image|picture|photo|attachment) (was|is|has been|seems to be|appears to be) (provided|attached|uploaded|given|included|available|shared)|"
-                      r"(against|violates?) (my|our|the) ([\w-]+ )?(policy|policies|guidelines|rules)|please (upload|attach|share|provide) (an|the|a|your)|"
-                      r"as an? (ai\b(?! visual)|artificial intelligence|language model)|(cannot|can't) provide medical|not a substitute for|(seek|consult) (a|an|your|with a|medical|professional)\b)", re.I)
+DOES = (r"(provide|give|offer|assist|help|analy[sz]e|diagnose|describe|interpret|process|fulfil|comply|answer|comment|"
+        r"view (the |this |your |any )?(image|picture|photo))")
+REFUSALS = re.compile(
+    r"\b(i('m| am) (sorry|afraid|unable|"
+    r"not (able|allowed|permitted|qualified|comfortable|a (doctor|physician|medical)))|"
+    r"i (must|have to|need to|should|will|would like to)? ?(respectfully |politely )?(decline|refuse|apologi[sz]e)\b|"
+    r"(i (cannot|can't|can not|could not|couldn't|won't|will not)|unable to|not able to) "
+    rf"(directly |accurately |reliably )?{DOES}|"
+    r"my apologies|my (guidelines|policies|programming)|(decline|refuse) (to|this|your)\b|"
+    r"(this|the|your) (image|picture|photo|photograph|request|question|file) "
+    r"(cannot|can't|can not|could not|couldn't) be "
+    r"(analy[sz]ed|described|interpreted|processed|viewed|displayed|opened|loaded|answered|fulfilled|evaluated)|"
+    r"(don't|do not|can't|cannot) (see|find|have) (an|any|the|access to)( \w+)? (image|picture|photo|attachment)|"
+    r"no (image|picture|photo|attachment) (was|is|has been|seems to be|appears to be) "
+    r"(provided|attached|uploaded|given|included|available|shared)|"
+    r"(against|violates?) (my|our|the) ([\w-]+ )?(policy|policies|guidelines|rules)|"
+    r"please (upload|attach|share|provide) (an|the|a|your)|"
+    r"as an? (ai\b(?! visual)|artificial intelligence|language model)|(cannot|can't) provide medical|"
+    r"not a substitute for|(seek|consult) (a|an|your|with a|medical|professional)\b)", re.I)
 FUNCTION_WORDS = { # the commonest short words: which language is this?
-    'English': 'the a an of and with is are in on to no there it its this that at by for from has which visible image'.split(),
-    'another language': 'der die das und ist ein eine mit nicht im den von auf le la les des du et est une un dans avec sur el los las una con en para del il lo gli di che della een het met van niet um uma com da ohne sans senza sem'.split()}
-ELSEWHERE = set( # what such images are described with in other languages, and never in English: short captions have no other mark
-    'läsion haut rand ränder rund runde runder rundes rundliche rundlicher braun braune brauner braunes dunkel dunkle dunkler dunkelbraun helle heller kleine kleiner kleines große großer rötlich rötliche scharf unscharf unscharfe bild lunge lungen herz schleimhaut '
-    'lésion peau tache bord bords ronde rond brune brun foncé foncée clair claire flou flous nette irrégulière poumon poumons coeur cœur muqueuse polype lisse '
-    'lesión piel mancha borde bordes redonda redondo redondeada marrón marrones oscura oscuro pequeña pequeño irregulares pulmón pulmones corazón pólipo imagen rojiza rosada '
-    'lesione pelle macchia rotonda rotondo marrone scura scuro polmone polmoni cuore polipo immagine lesão pele marrom redonda borda bordas escura coração pulmão imagem'.split())
+    'English':
+        'the a an of and with is are in on to no there it its this that at by for from has which visible image'.split(),
+    'another language':
+        ('der die das und ist ein eine mit nicht im den von auf le la les des du et est une un dans avec sur '
+         'el los las una con en para del il lo gli di che della een het met van niet um uma com da '
+         'ohne sans senza sem').split()}
+# what such images are described with in other languages, and never in English: short captions have no other mark
+ELSEWHERE = set((
+    'läsion haut rand ränder rund runde runder rundes rundliche rundlicher braun braune brauner braunes dunkel dunkle '
+    'dunkler dunkelbraun helle heller kleine kleiner kleines große großer rötlich rötliche scharf unscharf unscharfe '
+    'bild lunge lungen herz schleimhaut '
+    'lésion peau tache bord bords ronde rond brune brun foncé foncée clair claire flou flous nette irrégulière '
+    'poumon poumons coeur cœur muqueuse polype lisse '
+    'lesión piel mancha borde bordes redonda redondo redondeada marrón marrones oscura oscuro pequeña pequeño '
+    'irregulares pulmón pulmones corazón pólipo imagen rojiza rosada '
+    'lesione pelle macchia rotonda rotondo marrone scura scuro polmone polmoni cuore polipo immagine '
+    'lesão pele marrom redonda borda bordas escura coração pulmão imagem').split())
 
 @lru_cache
 def pattern_of(names:tuple[str, ...]) -> re.Pattern:
     "What finds any of these words or phrases, and their plurals."
-    words = '|'.join(re.escape(d.replace('_', ' ')).replace(r'\ ', r'[\s_-]+') for d in sorted(set(names), key=lambda d: (-len(d), d)))
+    words = '|'.join(re.escape(d.replace('_', ' ')).replace(r'\ ', r'[\s_-]+')
+                     for d in sorted(set(names), key=lambda d: (-len(d), d)))
     return re.compile(rf"\b({words})(?:'?s|es)?\b" if words else r'(?!)', re.I)
 
 def foreign(words:list[str]) -> bool: # lower case
-    "Do more words speak for another language than for English? A short caption needs two points: a word of `ELSEWHERE` gives two, a letter with an accent or a short word one."
+    """Do more words speak for another language than for English? A short caption needs two points:
+    a word of `ELSEWHERE` gives two, a letter with an accent or a short word one."""
     english, other = (sum(w in set(known) for w in words) for known in FUNCTION_WORDS.values())
     other += sum(2*(w in ELSEWHERE) or (not w.isascii() and w not in ('café', 'naïve')) for w in words)
     return other > max(english, 1)
@@ -149,7 +185,8 @@ def flaw(
     text:str,                    # an answer
     diagnoses:tuple[str, ...]=(),# words that it must not hold
 ) -> str|None:                   # what is wrong, in a word or two; None: nothing
-    "Why an answer is not fit to be kept: empty, refusal, another language, a loop, or a diagnosis. A diagnosis that is denied ('no malignant process') is named, too: the generator would learn the word."
+    """Why an answer is not fit to be kept: empty, refusal, another language, a loop, or a diagnosis.
+    A diagnosis that is denied ('no malignant process') is named, too: the generator would learn the word."""
     words = re.findall(r"[^\W\d_]+", text.lower())
     if not words: return 'empty'
     if REFUSALS.search(text.replace('\u2019', "'")): return 'refusal'
@@ -158,7 +195,9 @@ def flaw(
     threes = list(zip(words, words[1:], words[2:]))
     if len(threes) >= 15 and len(set(threes)) < .6*len(threes): return 'loop'
     sentences = [tuple(s.split()) for s in re.split(r'[.!?;\n]+', text.lower())]
-    if any(len(s) > 2 and n > 2 for s, n in Counter(sentences).items()) or any(len(set(words[i:i + 4])) == 1 for i in range(len(words) - 3)): return 'loop'
+    if (any(len(s) > 2 and n > 2 for s, n in Counter(sentences).items())
+            or any(len(set(words[i:i + 4])) == 1 for i in range(len(words) - 3))):
+        return 'loop'
     named = pattern_of(tuple(diagnoses)).search(text)
     return f'diagnosis ({named[1].lower()})' if named else None
 
@@ -168,7 +207,8 @@ def without_thinking(answer:str) -> str:
     return '' if answer.lstrip().startswith('<think>') else answer
 
 def one_line(text:str) -> str:
-    "The lines of an answer behind each other. A new bullet, paragraph or capital letter begins a sentence; a line that only wraps does not."
+    """The lines of an answer behind each other. A new bullet, paragraph or capital letter begins a sentence;
+    a line that only wraps does not."""
     lines = [l.strip() for l in re.sub(r'\n\s*\n', '\n- ', text.strip()).replace('**', '').splitlines()]
     said = ''
     for line in filter(None, lines):
@@ -181,7 +221,8 @@ def shorten(
     text:str,
     max_words:int,               # 180 words are about 256 tokens
 ) -> str:
-    "Cut a long answer at the last sentence end that fits; where the first sentence alone is too long, at its last comma, or else between words."
+    """Cut a long answer at the last sentence end that fits; where the first sentence alone is too long,
+    at its last comma, or else between words."""
     words = text.split()
     if len(words) <= max_words: return text
     cut = ' '.join(words[:max_words])
@@ -206,26 +247,34 @@ class VisualAttributePrompter:
         t2:str|None=None,          # the answer to Question 2, where it is known
     ):
         self.mllm, self.prompts = mllm, prompts_of(modality)
-        if tuple(steps) not in STEPS: raise ValueError(f'steps {steps} are not known: choose one of {", ".join("".join(map(str, s)) for s in STEPS)}')
-        self.steps, self.temperature, self.seed, self.max_words, self._t2 = tuple(steps), temperature, seed, max_words, t2
+        if tuple(steps) not in STEPS:
+            raise ValueError(f'steps {steps} are not known: '
+                             f'choose one of {", ".join("".join(map(str, s)) for s in STEPS)}')
+        self.steps, self.temperature, self.seed, self.max_words, self._t2 = (
+            tuple(steps), temperature, seed, max_words, t2)
         self.samples = 'temperature' in inspect.signature(mllm.chat).parameters # or it always answers the same
-        if temperature and not self.samples: raise ValueError(f'{mllm.name} has no temperature: leave --temperature out')
+        if temperature and not self.samples:
+            raise ValueError(f'{mllm.name} has no temperature: leave --temperature out')
         self.tries = tries if self.samples else 1
 
     def ask(self, chats:list[list[dict]], attempt:int=0) -> list[str]:
         "One answer for each chat: in one batch, where the model can."
-        how = dict(temperature=max(self.temperature, .7*(attempt > 0)), seed=self.seed + attempt) if self.temperature or attempt else {}
+        how = (dict(temperature=max(self.temperature, .7*(attempt > 0)), seed=self.seed + attempt)
+               if self.temperature or attempt else {})
         if hasattr(self.mllm, 'chat_many'): return self.mllm.chat_many(chats, **how)
         return [self.mllm.chat(c, **how) for c in chats]
 
-    def ask_until_good(self, chats:list[list[dict]], diagnoses:tuple[str, ...]) -> tuple[list[str], list[str|None]]: # answers, flaws
+    def ask_until_good(
+        self, chats:list[list[dict]], diagnoses:tuple[str, ...],
+    ) -> tuple[list[str], list[str|None]]: # answers, flaws
         "Ask; those with a flaw again, up to `tries` times in all."
         answers = [without_thinking(a) for a in self.ask(chats)]
         flaws = [flaw(a, diagnoses) for a in answers]
         for attempt in range(1, self.tries):
             bad = [i for i, f in enumerate(flaws) if f]
             if not bad: break
-            for i, answer in zip(bad, map(without_thinking, self.ask([chats[i] for i in bad], attempt))): answers[i], flaws[i] = answer, flaw(answer, diagnoses)
+            for i, answer in zip(bad, map(without_thinking, self.ask([chats[i] for i in bad], attempt))):
+                answers[i], flaws[i] = answer, flaw(answer, diagnoses)
         return answers, flaws
 
     @property
@@ -233,7 +282,9 @@ class VisualAttributePrompter:
         "Answer to Question 2. Neither an image nor t1 goes in, so it is asked once and serves all images."
         if self._t2 is None and 2 in self.steps:
             (self._t2,), (wrong,) = self.ask_until_good([[user(self.prompts.questions[1])]], ())
-            if wrong: raise ServerError(f'{self.mllm.name} does not answer Question 2 ({wrong}: {self._t2[:60]!r}): choose another --mllm, or leave step 2 out (--steps 13)', stops=True)
+            if wrong:
+                raise ServerError(f'{self.mllm.name} does not answer Question 2 ({wrong}: {self._t2[:60]!r}): '
+                                  'choose another --mllm, or leave step 2 out (--steps 13)', stops=True)
         return self._t2 or ''
 
     def describe_many(
@@ -246,7 +297,8 @@ class VisualAttributePrompter:
         think = [user(q2), assistant(self.t2)] if 2 in self.steps else []
         good, last = [i for i, f in enumerate(wrong) if not f], list(first)
         if 3 in self.steps and good:
-            mixed, flaws = self.ask_until_good([[user(q1, images[i]), assistant(first[i]), *think, user(q3)] for i in good], self.prompts.diagnoses)
+            mixed, flaws = self.ask_until_good(
+                [[user(q1, images[i]), assistant(first[i]), *think, user(q3)] for i in good], self.prompts.diagnoses)
             for i, answer, f in zip(good, mixed, flaws): last[i], wrong[i] = answer, f
         return [self.line(t1, t_mix, f) for t1, t_mix, f in zip(first, last, wrong)]
 
@@ -255,7 +307,8 @@ class VisualAttributePrompter:
         t_mix = one_line(t_mix)
         if wrong: return dict(t1=t1, t2=self.t2, t_mix='', failed=f'{wrong}: {t_mix[:200]}')
         short = shorten(t_mix, self.max_words)
-        return dict(t1=t1, t2=self.t2, t_mix=short) | ({} if short == t_mix else dict(shortened=str(len(t_mix.split()))))
+        return (dict(t1=t1, t2=self.t2, t_mix=short)
+                | ({} if short == t_mix else dict(shortened=str(len(t_mix.split())))))
 
     def describe(
         self,
@@ -271,7 +324,8 @@ from threadpoolctl import ThreadpoolController
 from .phantoms import CLASSES, asset_path, make_phantom, make_phantoms
 
 # %% ../nbs/05_vaps.ipynb #95df9a6d
-SIDE = 64                                                                    # pixels a side of the image that is measured: about the same words at any resolution
+# pixels a side of the image that is measured: about the same words at any resolution
+SIDE = 64
 X, Y = np.meshgrid(*[(np.arange(SIDE) + .5)/SIDE*2 - 1]*2)                   # H W in [-1, 1]
 RADIUS = np.hypot(X, Y)
 DISK = {r: morphology.disk(r) for r in (1, 2, 3)}
@@ -283,11 +337,14 @@ def to_side(
     "The centre square, resized. Raises `ValueError` for anything that is not an 8-bit image."
     if not isinstance(image, Image.Image):
         image = np.asarray(image)
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3) or 0 in image.shape:
-            raise ValueError(f'the image must be uint8 of shape H W 3, not {image.dtype} of shape {image.shape}: open it with load_image')
+        if (image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3)
+                or 0 in image.shape):
+            raise ValueError(f'the image must be uint8 of shape H W 3, not {image.dtype} of shape {image.shape}: '
+                             'open it with load_image')
         image = Image.fromarray(image)
     image = image.convert('RGB')
-    return np.asarray(image if image.size == (SIDE, SIDE) else ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.LANCZOS))
+    return np.asarray(image if image.size == (SIDE, SIDE)
+                      else ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.LANCZOS))
 
 def otsu(values) -> float: # infinite when all values are the same
     "The threshold that splits values into two groups best."
@@ -331,13 +388,21 @@ def place_word(x:float, y:float, near:float=.16) -> str: # x, y in [-1, 1]
     return ('left' if x < 0 else 'right') if abs(x) >= abs(y) else ('top' if y < 0 else 'bottom')
 
 # %% ../nbs/05_vaps.ipynb #9c182adb
-# Prototypes in Lab. Those of the phantoms are their paint at three exposures. Real photographs are redder and bluer than that, so each word has some of theirs.
-SKIN = [(to_lab(np.multiply(rgb, e)), word, light, e) for word, rgb in COLOURS['dermoscopy']['skin'].items() for light, e in EXPOSURES.items()] + [
-    (np.array([L + (3 if word == 'pale' else 0), a, b]), word, light, 1.) for word, a, b in (('pale', 12, 6), ('gray', 12, -5), ('pink', 31, 4), ('tan', 32, 20))
-    for light, L in (('dark', 60), ('normal', 69), ('bright', 78))] + [(np.array([58, 34, 14]), 'brown', 'dark', 1.), (np.array([64, 36, 16]), 'brown', 'normal', 1.)]
-LESION, SECOND = ({word: [to_lab(rgb), np.array(photo[word])] for word, rgb in COLOURS['dermoscopy'][name].items()} for name, photo in (
-    ('colour', {'pink': (58, 34, 11), 'red': (46, 47, 25), 'tan': (62, 22, 22), 'brown': (41, 31, 26), 'dark brown': (29, 29, 16), 'black': (17, 10, 3), 'gray': (47, 17, 4)}),
-    ('second colour', {'pink': (62, 32, 8), 'red': (47, 50, 25), 'tan': (62, 24, 24), 'brown': (36, 31, 22), 'black': (16, 9, 2), 'blue-gray': (44, 10, -6), 'white': (78, 8, 0)})))
+# Prototypes in Lab. Those of the phantoms are their paint at three exposures.
+# Real photographs are redder and bluer than that, so each word has some of theirs.
+SKIN = ([(to_lab(np.multiply(rgb, e)), word, light, e)
+         for word, rgb in COLOURS['dermoscopy']['skin'].items() for light, e in EXPOSURES.items()]
+        + [(np.array([L + (3 if word == 'pale' else 0), a, b]), word, light, 1.)
+           for word, a, b in (('pale', 12, 6), ('gray', 12, -5), ('pink', 31, 4), ('tan', 32, 20))
+           for light, L in (('dark', 60), ('normal', 69), ('bright', 78))]
+        + [(np.array([58, 34, 14]), 'brown', 'dark', 1.), (np.array([64, 36, 16]), 'brown', 'normal', 1.)])
+LESION, SECOND = (
+    {word: [to_lab(rgb), np.array(photo[word])] for word, rgb in COLOURS['dermoscopy'][name].items()}
+    for name, photo in (
+        ('colour', {'pink': (58, 34, 11), 'red': (46, 47, 25), 'tan': (62, 22, 22), 'brown': (41, 31, 26),
+                    'dark brown': (29, 29, 16), 'black': (17, 10, 3), 'gray': (47, 17, 4)}),
+        ('second colour', {'pink': (62, 32, 8), 'red': (47, 50, 25), 'tan': (62, 24, 24), 'brown': (36, 31, 22),
+                           'black': (16, 9, 2), 'blue-gray': (44, 10, -6), 'white': (78, 8, 0)})))
 
 # %% ../nbs/05_vaps.ipynb #b7c2e9d4
 @lru_cache(1)
@@ -362,19 +427,24 @@ def fit_rule(
     counts=None,       # N: how much each row counts; None: all the same
     decay:float=.1,    # on the squared weights
 ) -> dict:             # a rule
-    "Multinomial logistic regression: the most likely weights, by L-BFGS from zero, so that the same rows give the same rule."
+    """Multinomial logistic regression: the most likely weights, by L-BFGS from zero,
+    so that the same rows give the same rule."""
     values, Y = np.asarray(values, float), np.array([[t == w for w in words] for t in truth], float)
     low, high = np.percentile(values, [.5, 99.5], 0).round(4)
     counts = np.ones((len(Y), 1)) if counts is None else np.asarray(counts, float)[:, None]
     shape = values.shape[1] + 1, len(words)
-    rule = dict(words=list(words), features=list(features), low=low.tolist(), high=high.tolist(), weights=np.eye(*shape))
+    rule = dict(words=list(words), features=list(features), low=low.tolist(), high=high.tolist(),
+                weights=np.eye(*shape))
     Z = np.c_[2*(np.clip(values, low, high) - low)/np.maximum(high - low, 1e-9) - 1, np.ones(len(Y))]
     def loss(flat):
         W = flat.reshape(shape)
         logp = special.log_softmax(Z @ W, 1)
         free = W*np.r_[np.ones(shape[0] - 1), 0][:, None]                    # the constants are free
-        return -(counts*Y*logp).sum() + decay/2*(free**2).sum(), (Z.T @ (counts*(np.exp(logp) - Y)) + decay*free).ravel()
-    return rule | dict(weights=optimize.minimize(loss, np.zeros(np.prod(shape)), jac=True, method='L-BFGS-B', options=dict(maxiter=1000)).x.reshape(shape).round(3).tolist())
+        return (-(counts*Y*logp).sum() + decay/2*(free**2).sum(),
+                (Z.T @ (counts*(np.exp(logp) - Y)) + decay*free).ravel())
+    return rule | dict(weights=optimize.minimize(
+        loss, np.zeros(np.prod(shape)), jac=True, method='L-BFGS-B', options=dict(maxiter=1000)
+    ).x.reshape(shape).round(3).tolist())
 
 def read_word(
     modality:str, attribute:str,
@@ -406,7 +476,8 @@ def dark_corners(L) -> np.ndarray: # H W bool
     return dilate(black, 3) & (RADIUS > .85) if black.sum() > 8 else np.zeros_like(black)
 
 def long_dark_lines(L, skin) -> np.ndarray: # H W bool
-    "Hairs by black-hat: what closing with 5 x 5 fills, well above what it fills in the skin, in pieces at least 12 px long that do not lie in the lesion."
+    """Hairs by black-hat: what closing with 5 x 5 fills, well above what it fills in the skin,
+    in pieces at least 12 px long that do not lie in the lesion."""
     hat = np.maximum(ndi.grey_closing(L, (5, 5)) - L, 0)
     thin = hat > max(4*np.median(hat[skin]) + 1, 3)
     labels, n = ndi.label(thin, CONNECTED)
@@ -427,7 +498,8 @@ def without(lab, mask) -> np.ndarray: # H W 3
 def average(values, mask, sigma:float) -> np.ndarray: # H W or H W C
     "The mean of the neighbours that are in the mask."
     weight = blur(mask.astype(float), sigma) + 1e-3
-    return blur(values*mask, sigma)/weight if values.ndim == 2 else blur(values*mask[..., None], sigma)/weight[..., None]
+    return (blur(values*mask, sigma)/weight if values.ndim == 2
+            else blur(values*mask[..., None], sigma)/weight[..., None])
 
 # %% ../nbs/05_vaps.ipynb #37f65171
 def one_region(mask, core) -> np.ndarray: # H W bool
@@ -460,13 +532,14 @@ def refine(first, corners, lab, skin) -> dict: # mask, wide, low, high (H W bool
 
 def find_lesion(
     rgb:np.ndarray,    # SIDE SIDE 3 uint8
-) -> SimpleNamespace:  # mask, low, high, wide (by `refine`), first (guess), corners, hair, lab (without hair), skin (Lab), distance, noise, rgb
+) -> SimpleNamespace:  # mask, low, high, wide (`refine`), first (guess), corners, hair, lab (hairless), skin (Lab), distance, noise, rgb
     "Split a dermoscopy image into skin, lesion, hairs and dark corners."
     original = to_lab(rgb)                                                   # H W 3
     corners = dark_corners(original[..., 0])
     frame = (np.maximum(abs(X), abs(Y)) > .78) & ~corners                    # skin is found near the edge of the image ...
     if frame.sum() < 100: frame = (RADIUS > .7) & ~corners
-    def skin_colour(lab): return np.median(lab[frame & (lab[..., 0] >= np.percentile(lab[..., 0][frame], 40))], 0) # ... and is not its darkest part
+    def skin_colour(lab): # ... and is not its darkest part
+        return np.median(lab[frame & (lab[..., 0] >= np.percentile(lab[..., 0][frame], 40))], 0)
     # first guess, without anything thin
     rough = original.copy(); rough[..., 0] = ndi.grey_closing(rough[..., 0], (5, 5))
     rough = blur(rough, 1.5)
@@ -487,18 +560,23 @@ def find_lesion(
     labels = measure.label(mask)
     parts = measure.regionprops(labels, intensity_image=distance)
     if parts:                                                                # keep what is large, distinct and central
-        score = np.array([p.area*p.intensity_mean*np.exp(-.8*np.hypot(*(np.array(p.centroid)/(SIDE/2) - 1))**2) for p in parts])
+        score = np.array([p.area*p.intensity_mean*np.exp(-.8*np.hypot(*(np.array(p.centroid)/(SIDE/2) - 1))**2)
+                          for p in parts])
         mask = np.isin(labels, [p.label for p, s in zip(parts, score) if s > .35*score.max()])
         free = ~dilate(mask, 2) & ~corners
         if free.sum() > 100: skin = np.median(smooth[free], 0)
     if not mask.any(): mask = RADIUS < .25                                   # nothing found: describe the middle
-    return SimpleNamespace(rgb=rgb, first=mask, corners=corners, hair=hair, lab=lab, skin=skin, **refine(mask, corners, lab, skin))
+    return SimpleNamespace(rgb=rgb, first=mask, corners=corners, hair=hair, lab=lab, skin=skin,
+                           **refine(mask, corners, lab, skin))
 
 # %% ../nbs/05_vaps.ipynb #e2b5d7f9
-def wave(mask, use) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: # angle and log radius of the outline (N), amplitudes 1 to 7, the fitted curve (N)
+def wave(
+    mask, use,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: # angle and log radius of the outline (N), amplitudes 1 to 7, fitted curve (N)
     "The outline of a mask around its ellipse, as a sum of waves: seven frequencies by (slightly damped) least squares."
     points = np.argwhere(mask).astype(float)
-    size, axes = np.linalg.eigh(np.cov((points - points.mean(0)).T) + 1e-3*np.eye(2)) if len(points) > 1 else (np.ones(2), np.eye(2))
+    size, axes = (np.linalg.eigh(np.cov((points - points.mean(0)).T) + 1e-3*np.eye(2)) if len(points) > 1
+                  else (np.ones(2), np.eye(2)))
     rim = mask & ~erode(np.pad(mask, 1), 1)[1:-1, 1:-1] & use
     if rim.sum() < 12: rim = mask
     u, v = ((np.argwhere(rim) - points.mean(0)) @ axes/np.sqrt(size)).T       # N each: an ellipse becomes a circle
@@ -514,27 +592,38 @@ def outline_features(f) -> dict[str, float]:
     aspect = lambda p: np.log(p.axis_major_length + .5) - np.log(p.axis_minor_length + .5)
     edge = (np.maximum(abs(X), abs(Y)) > .96) | f.corners
     (_, radius, waves, _), (_, radius_before, waves_before, _) = wave(f.mask, ~edge), wave(f.first, ~edge)
-    return {'area': share(f.mask), 'area low': share(f.low), 'area high': share(f.high), 'area wide': share(f.wide), 'area first': share(f.first), 'area hull': np.log(part.area_convex/SIDE**2),
-            'contrast': np.log(np.median(f.distance[f.mask])/f.noise + .1), 'solidity': part.solidity, 'solidity first': before.solidity, 'aspect': aspect(part), 'aspect first': aspect(before),
+    return {'area': share(f.mask), 'area low': share(f.low), 'area high': share(f.high), 'area wide': share(f.wide),
+            'area first': share(f.first), 'area hull': np.log(part.area_convex/SIDE**2),
+            'contrast': np.log(np.median(f.distance[f.mask])/f.noise + .1),
+            'solidity': part.solidity, 'solidity first': before.solidity,
+            'aspect': aspect(part), 'aspect first': aspect(before),
             'corners': f.corners.mean(), 'on the margin': f.mask[np.maximum(abs(X), abs(Y)) > .8].mean(),
-            'at the frame': (f.mask & edge).sum()/np.sqrt(f.mask.sum()), 'rough': radius.std(), 'rough first': radius_before.std(),
-            **{f'wave {k}': np.log(waves[k-1] + .01) for k in (2, 3, 4, 5)}, 'waves': np.log(np.hypot.reduce(waves[2:]) + .01), 'waves first': np.log(np.hypot.reduce(waves_before[2:]) + .01)}
+            'at the frame': (f.mask & edge).sum()/np.sqrt(f.mask.sum()),
+            'rough': radius.std(), 'rough first': radius_before.std(),
+            **{f'wave {k}': np.log(waves[k-1] + .01) for k in (2, 3, 4, 5)},
+            'waves': np.log(np.hypot.reduce(waves[2:]) + .01),
+            'waves first': np.log(np.hypot.reduce(waves_before[2:]) + .01)}
 
 # %% ../nbs/05_vaps.ipynb #f2ca3761
 def border_features(f) -> dict[str, float]:
     "How steep the step from skin to lesion is, as a share of the step per pixel, and how it runs over the depth."
     raw = blur(unlike(f.lab, f.skin), .4)
-    steep = ndi.maximum_filter(ndi.gaussian_gradient_magnitude(raw, .7, mode='nearest'), 5) # the steepest near by: the outline may be off by a pixel or two
+    # the steepest near by: the outline may be off by a pixel or two
+    steep = ndi.maximum_filter(ndi.gaussian_gradient_magnitude(raw, .7, mode='nearest'), 5)
     step = average(raw, erode(f.mask, 1), 3) - average(raw, ~dilate(f.mask, 1) & ~f.corners, 3)
     rim = f.mask & ~erode(f.mask, 1) & (np.maximum(abs(X), abs(Y)) < .92) & ~dilate(f.corners, 3)
     slopes = np.percentile((steep/np.maximum(step, 3))[rim if rim.sum() > 7 else f.mask], (25, 50, 75, 90))
     depth = ndi.distance_transform_edt(~f.mask) - ndi.distance_transform_edt(f.mask) # pixels, negative inside
     use = ~f.corners & (np.maximum(abs(X), abs(Y)) < .94)
-    level = {k: raw[on].mean() if (on := use & (abs(depth - k) < .75)).sum() > 3 else np.nan for k in (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 8)}
+    level = {k: raw[on].mean() if (on := use & (abs(depth - k) < .75)).sum() > 3 else np.nan
+             for k in (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 8)}
     outside, inside = [level[k] for k in (4, 5, 6, 8)], [level[k] for k in (-5, -4, -3, -2)]
-    low, high = 0 if np.isnan(outside).all() else np.nanmin(outside), 20 if np.isnan(inside).all() else np.nanmax(inside)
-    profile = {k: float(np.clip(np.nan_to_num((level[k] - low)/max(high - low, 1), nan=.5), -.2, 1.3)) for k in (-3, -2, -1, 1, 2, 3, 4)}
-    return {**{f'slope {p}': np.log(s + .02) for p, s in zip((25, 50, 75, 90), slopes)}, **{f'level at {k:+} px': v for k, v in profile.items()},
+    low, high = (0 if np.isnan(outside).all() else np.nanmin(outside),
+                 20 if np.isnan(inside).all() else np.nanmax(inside))
+    profile = {k: float(np.clip(np.nan_to_num((level[k] - low)/max(high - low, 1), nan=.5), -.2, 1.3))
+               for k in (-3, -2, -1, 1, 2, 3, 4)}
+    return {**{f'slope {p}': np.log(s + .02) for p, s in zip((25, 50, 75, 90), slopes)},
+            **{f'level at {k:+} px': v for k, v in profile.items()},
             'area': np.log(f.mask.mean() + 1e-3)}
 
 # %% ../nbs/05_vaps.ipynb #c6f91b3d
@@ -552,7 +641,8 @@ SIDES = [(round(2.2*np.cos(a)), -round(2.2*np.sin(a))) for a in ANGLES]       # 
 def dark_lines(values) -> np.ndarray: # H W
     "How much darker a line is than both of its sides, at the best of twelve angles."
     along = fft.irfft2(fft.rfft2(np.pad(values, PAD, mode='reflect'))*LINES, (SIDE + 2*PAD,)*2)
-    sides = np.stack([np.minimum(np.roll(a, s, (0, 1)), np.roll(a, (-s[0], -s[1]), (0, 1))) for a, s in zip(along, SIDES)])
+    sides = np.stack([np.minimum(np.roll(a, s, (0, 1)), np.roll(a, (-s[0], -s[1]), (0, 1)))
+                      for a, s in zip(along, SIDES)])
     return (sides - along).max(0)[PAD:-PAD, PAD:-PAD]
 
 # %% ../nbs/05_vaps.ipynb #d70a2c4e
@@ -567,10 +657,13 @@ def hair_features(f) -> dict[str, float]:
     pieces = np.arange(1, n + 1)
     length = np.array([np.hypot(*(s.stop - s.start for s in box)) for box in ndi.find_objects(labels)])
     hairs = (length >= 12) & (ndi.mean(free, labels, pieces) > .25) if n else np.zeros(0, bool)
-    return {**{f'{where} on lines > {t}': np.sqrt((lines[on] > t).mean()) for where, on in (('skin', free), ('image', view if view.any() else ~view)) for t in (.06, .12, .2)},
+    return {**{f'{where} on lines > {t}': np.sqrt((lines[on] > t).mean())
+               for where, on in (('skin', free), ('image', view if view.any() else ~view)) for t in (.06, .12, .2)},
             **{f'line strength {p}': s for p, s in zip((95, 98, 99.5), np.percentile(lines[free], (95, 98, 99.5)))},
-            'long lines': np.sqrt(np.isin(labels, pieces[hairs]).mean()), 'length': length[hairs].sum()/SIDE, 'longest': length[hairs].max(initial=0)/SIDE,
-            'black-hat in skin': np.sqrt((f.hair & free).mean()), 'black-hat': np.sqrt((f.hair & view).mean()), 'skin': free.mean()}
+            'long lines': np.sqrt(np.isin(labels, pieces[hairs]).mean()),
+            'length': length[hairs].sum()/SIDE, 'longest': length[hairs].max(initial=0)/SIDE,
+            'black-hat in skin': np.sqrt((f.hair & free).mean()), 'black-hat': np.sqrt((f.hair & view).mean()),
+            'skin': free.mean()}
 
 # %% ../nbs/05_vaps.ipynb #8333e573
 def curvatures(values, sigma:float) -> tuple[np.ndarray, np.ndarray]: # H W each: the larger, the smaller
@@ -585,7 +678,8 @@ def moments(v) -> tuple[float, float, float]: # log of the standard deviation, s
     return np.log(sd), float(np.clip((z**3).mean(), -3, 3)), np.log((z**4).mean() + .1)
 
 def texture_features(f) -> dict[str, float]:
-    "What is left of the log brightness in the lesion without slow changes: its strength, tails, direction, bends and spectrum."
+    """What is left of the log brightness in the lesion without slow changes:
+    its strength, tails, direction, bends and spectrum."""
     inner = next((m for m in (erode(f.mask, 2), erode(f.mask, 1)) if m.sum() > 25), f.mask)
     bald = inner & ~dilate(f.hair, 1)
     if bald.sum() > 40: inner = bald
@@ -598,7 +692,8 @@ def texture_features(f) -> dict[str, float]:
     outer = inner & (r > .3*np.sqrt(f.mask.sum()/np.pi))
     if outer.sum() < 15: outer = inner
     radial, around = (((g/r)[outer]**2).sum() for g in (gx*dx + gy*dy, gy*dx - gx*dy))
-    rays = abs(np.exp(-1j*np.arange(6, 25)[:, None]*np.arctan2(dy, dx)[outer]) @ v[outer]).max() # the strongest number of rays
+    # the strongest number of rays
+    rays = abs(np.exp(-1j*np.arange(6, 25)[:, None]*np.arctan2(dy, dx)[outer]) @ v[outer]).max()
     # bends
     large, small = (c[inner] for c in curvatures(log, 1))
     bend = np.sqrt((large**2 + small**2).mean()) + 1e-6
@@ -607,10 +702,14 @@ def texture_features(f) -> dict[str, float]:
     power = abs(fft.rfft2(v*inner))**2
     k = np.hypot(fft.fftfreq(SIDE)[:, None], fft.rfftfreq(SIDE))
     band, total = np.sort(power[(k > .09) & (k < .30)]), power[k > .05].sum() + 1e-9
-    return {**{f'{name} {m}': x for name, part in (('fine', fine), ('middle', middle)) for m, x in zip(('strength', 'skew', 'kurtosis'), moments(part[inner]))},
-            'brightness': np.median(log[inner]), 'around': around/(radial + around + 1e-9), 'rays': np.log(rays/(np.sqrt((v[outer]**2).sum()*outer.sum()) + 1e-9) + .01),
-            'dark blobs': up(small), 'bright blobs': down(large), 'dark lines': up(large) - up(small), 'bright lines': down(small) - down(large), 'bend': np.log(bend),
-            'strongest wave': np.log(band[-1]/total + 1e-4), 'waves of 3 to 11 px': band.sum()/total, 'eight strongest waves': np.log(band[-8:].sum()/(band.sum() + 1e-9) + 1e-4),
+    return {**{f'{name} {m}': x for name, part in (('fine', fine), ('middle', middle))
+               for m, x in zip(('strength', 'skew', 'kurtosis'), moments(part[inner]))},
+            'brightness': np.median(log[inner]), 'around': around/(radial + around + 1e-9),
+            'rays': np.log(rays/(np.sqrt((v[outer]**2).sum()*outer.sum()) + 1e-9) + .01),
+            'dark blobs': up(small), 'bright blobs': down(large), 'dark lines': up(large) - up(small),
+            'bright lines': down(small) - down(large), 'bend': np.log(bend),
+            'strongest wave': np.log(band[-1]/total + 1e-4), 'waves of 3 to 11 px': band.sum()/total,
+            'eight strongest waves': np.log(band[-8:].sum()/(band.sum() + 1e-9) + 1e-4),
             'area': np.log(f.mask.mean() + 1e-3)}
 
 # %% ../nbs/05_vaps.ipynb #0a3d5f71
@@ -631,34 +730,41 @@ def main_colour(f, exposure:float) -> str:
     inner = m if (m := erode(f.mask, 2)).sum() > 12 else f.mask
     v = average(lab, f.mask, 1.5)[inner]                                     # N 3
     _, part = two_groups(v)
-    if .12 <= part.mean() < 1 and np.sqrt(((np.median(v[~part], 0) - np.median(v[part], 0))**2) @ (.8, 1, 1)) >= 11: v = v[~part]
+    if .12 <= part.mean() < 1 and np.sqrt(((np.median(v[~part], 0) - np.median(v[part], 0))**2) @ (.8, 1, 1)) >= 11:
+        v = v[~part]
     return nearest(np.median(v, 0), LESION)
 
 # %% ../nbs/05_vaps.ipynb #1b4e6082
 def even_colours(f, exposure:float) -> np.ndarray: # N 3 Lab
-    "Colours inside the lesion as they would be in normal light, so smooth that dots and streaks are gone: the larger the lesion, the smoother."
+    """Colours inside the lesion as they would be in normal light, so smooth that dots and streaks are gone:
+    the larger the lesion, the smoother."""
     inner = next((m for m in (erode(f.mask, 2), erode(f.mask, 1)) if m.sum() > 12), f.mask)
     rgb = np.clip(color.lab2rgb(f.lab), 0, 1)/exposure
     return to_lab(255*average(rgb, inner, np.clip(.14*np.sqrt(f.mask.sum()/np.pi), .8, 4))[inner])
 
 def colour_features(v) -> dict[str, float]:
-    "The colours of both groups, how far apart they are, and how much of the lesion is nearest to each word's colour rather than to the main one."
+    """The colours of both groups, how far apart they are, and how much of the lesion is nearest
+    to each word's colour rather than to the main one."""
     along, part = two_groups(v)
     main, second = (np.median(v[on], 0) if on.any() else np.median(v, 0) for on in (~part, part))
-    apart = abs(along[part].mean() - along[~part].mean())/np.sqrt((along[part].var() + along[~part].var())/2 + .5) if not part.all() else 0
+    apart = (abs(along[part].mean() - along[~part].mean())/np.sqrt((along[part].var() + along[~part].var())/2 + .5)
+             if not part.all() else 0)
     points = np.array([*[lab[0] for lab in SECOND.values()], main])          # 8 3
     near = np.linalg.norm(v[:, None] - points, axis=-1).argmin(-1)
     return {**{f'main {k}': x for k, x in zip('Lab', main)}, **{f'second {k}': x for k, x in zip('Lab', second)},
             'gap': np.linalg.norm(main - second), 'share': part.mean(), 'apart': min(apart, 12),
-            'evenness': np.log(v[part].std(0).mean() + .5) - np.log((v[~part] if not part.all() else v).std(0).mean() + .5),
+            'evenness': (np.log(v[part].std(0).mean() + .5)
+                         - np.log((v[~part] if not part.all() else v).std(0).mean() + .5)),
             **{f'{w} share': np.sqrt((near == i).mean()) for i, w in enumerate(SECOND)},
-            **{f'second to {w}': min(np.linalg.norm(second - lab) for lab in SECOND[w]) for w in ('pink', 'red', 'tan', 'brown', 'white')}}
+            **{f'second to {w}': min(np.linalg.norm(second - lab) for lab in SECOND[w])
+               for w in ('pink', 'red', 'tan', 'brown', 'white')}}
 
 # %% ../nbs/05_vaps.ipynb #d311d5bc
 def dermoscopy_features(f) -> dict[str, dict]: # attribute -> name -> number
     "What the rules of dermoscopy look at."
     outline, light = outline_features(f), skin_and_light(f.skin)[2]
-    return {'size': outline, 'shape': outline, 'border': border_features(f), 'texture': texture_features(f), 'hair': hair_features(f), 'second colour': colour_features(even_colours(f, light))}
+    return {'size': outline, 'shape': outline, 'border': border_features(f), 'texture': texture_features(f),
+            'hair': hair_features(f), 'second colour': colour_features(even_colours(f, light))}
 
 def measure_dermoscopy(
     rgb:np.ndarray,    # SIDE SIDE 3 uint8
@@ -669,15 +775,18 @@ def measure_dermoscopy(
     words = {a: read_word('dermoscopy', a, v) for a, v in features.items() if a not in ('size', 'second colour')}
     sizes = ATTRIBUTES['dermoscopy']['size']
     measured = sizes.index(area_word(f.mask.mean(), sizes))                  # the rule may correct the area by one step, not more
-    words['size'] = read_word('dermoscopy', 'size', features['size'], without=[w for i, w in enumerate(sizes) if abs(i - measured) > 1])
+    words['size'] = read_word('dermoscopy', 'size', features['size'],
+                              without=[w for i, w in enumerate(sizes) if abs(i - measured) > 1])
     skin, light, exposure = skin_and_light(f.skin)
     L = to_lab(rgb)[..., 0]
     band, corner = (RADIUS > .75) & (RADIUS < 1.05) & ~f.mask, (RADIUS > 1.25) & ~f.mask
     fall = np.median(L[band]) - np.median(L[corner]) if band.sum() > 30 and corner.sum() > 15 else 0
     colour = main_colour(f, exposure)
-    second = read_word('dermoscopy', 'second colour', features['second colour'], without=(colour, 'black' if colour == 'dark brown' else colour))
+    second = read_word('dermoscopy', 'second colour', features['second colour'],
+                       without=(colour, 'black' if colour == 'dark brown' else colour))
     y, x = np.argwhere(f.mask).mean(0)/(SIDE/2) - 1
-    return words | {'colour': colour, 'second colour': second, 'position': place_word(x, y), 'skin': skin, 'light': light, 'corners': pick(fall, [5.5], ('none', 'dark'))}
+    return words | {'colour': colour, 'second colour': second, 'position': place_word(x, y), 'skin': skin,
+                    'light': light, 'corners': pick(fall, [5.5], ('none', 'dark'))}
 
 # %% ../nbs/05_vaps.ipynb #eae8bdd9
 # The frame of an average chest: the trunk is .83 wide on each side. Templates are drawn in it once.
@@ -696,12 +805,14 @@ def heart_radius(half:float) -> np.ndarray: # H W, 1 on its outline
 
 def _outline(half): # within .07 inside the outline of such a heart, minus within .07 outside
     r, seen = heart_radius(half), (Y < np.where(X > 0, .50, .43) + .85*(OUT - .34)**2) & (OUT > .12) & (Y > -.25)
-    return sum(flat(seen & side & (r < 1) & ((1 - r)*half < .07)) - flat(seen & side & (r > 1) & ((r - 1)*half < .07)) for side in (X > 0, X < 0))
+    return sum(flat(seen & side & (r < 1) & ((1 - r)*half < .07)) - flat(seen & side & (r > 1) & ((r - 1)*half < .07))
+               for side in (X > 0, X < 0))
 
 def _wall(scale, side): # the chest wall beside a lung that is so wide, minus the lung's outer part
     column = np.clip(np.round((X[0]/scale + 1)*SIDE/2 - .5).astype(int), 0, SIDE - 1)
     band = (Y > -.55) & (Y < .35) & (X*side > 0)
-    return flat((band & (ACROSS > 1) & (ACROSS < 1.22))[:, column] & (abs(X/scale) < 1)) - flat((band & (ACROSS > .65) & (ACROSS < .95))[:, column] & (abs(X/scale) < 1))
+    return (flat((band & (ACROSS > 1) & (ACROSS < 1.22))[:, column] & (abs(X/scale) < 1))
+            - flat((band & (ACROSS > .65) & (ACROSS < .95))[:, column] & (abs(X/scale) < 1)))
 
 def _zones(): # parts of each lung, and of the chest wall beside it
     for side, half in (('right', X < -.13), ('left', X > .13)):               # the patient's right is on the left of the picture
@@ -709,7 +820,8 @@ def _zones(): # parts of each lung, and of the chest wall beside it
             yield f'{side} {level}', half & LUNG & (OUT >= .38) & (Y >= low) & (Y < high)
         yield f'{side} inner', half & LUNG & (OUT < .38) & (Y >= -.35) & (Y < -.1)
         for level, low, high in (('upper', -.4, -.15), ('middle', -.15, .1)):
-            yield f'{side} wall {level}', half & (Y >= low) & (Y < high) & (ACROSS > 0) & (ACROSS**2 + ((Y + .06)/.74)**4 > 1.08) & (ACROSS < 1.32)
+            yield f'{side} wall {level}', (half & (Y >= low) & (Y < high) & (ACROSS > 0)
+                                           & (ACROSS**2 + ((Y + .06)/.74)**4 > 1.08) & (ACROSS < 1.32))
 
 SCALES = np.arange(.64, 1.09, .04)
 WALLS = np.stack([[_wall(scale, side) for scale in SCALES] for side in (-1, 1)]) # 2 S H*W
@@ -725,10 +837,15 @@ def find_trunk(gray) -> tuple[np.ndarray, float, float]: # H W bool, its width a
     body = ~outside | ((OUT < .63) & (Y > -.75) & (Y < .55))                  # dark lungs that touch the dark outside are still body
     return body, (~outside[36:56]).mean(), max(np.percentile(gray[body], 80), .05)
 
-def to_frame(gray, body, width:float) -> tuple[np.ndarray, float, float, float]: # H W: 1 is as bright as the spine; brightness of the spine; how wide the chest is against an average one; its middle
-    "Move a film into the frame of an average chest. How wide the lungs are is where the wall is most unlike the lung; in doubt as wide as in an average chest."
+def to_frame(
+    gray, body, width:float,
+) -> tuple[np.ndarray, float, float, float]: # H W (1: bright as the spine); the spine's brightness; width against an average chest; middle
+    """Move a film into the frame of an average chest. How wide the lungs are is where the wall is most unlike the lung;
+    in doubt as wide as in an average chest."""
     wide, middle = np.clip(width, .6, 1)/.83, X[36:56][body[36:56]].mean() if width < .96 and body[36:56].any() else 0.
-    def moved(wide): return ndi.map_coordinates(gray, [(Y + 1)*SIDE/2 - .5, (X*wide + middle + 1)*SIDE/2 - .5], order=1, mode='nearest')
+    def moved(wide):
+        return ndi.map_coordinates(gray, [(Y + 1)*SIDE/2 - .5, (X*wide + middle + 1)*SIDE/2 - .5],
+                                   order=1, mode='nearest')
     chest = moved(wide)
     spine = max(np.median(chest[SPINE]), .05)
     contrast = np.maximum(WALLS @ np.clip(blur(chest/spine, 1), 0, 1.1).ravel(), -.02).sum(0) # S
@@ -737,7 +854,7 @@ def to_frame(gray, body, width:float) -> tuple[np.ndarray, float, float, float]:
 
 def find_lungs(
     rgb:np.ndarray,    # SIDE SIDE 3 uint8
-) -> SimpleNamespace:  # body, width, tissue, film, free (of the film); chest, wide, soft, smooth, level, field, heart, half_width, opaque, middle (in the frame)
+) -> SimpleNamespace: # film (body, width, tissue, free); frame: chest, wide, soft, smooth, level, field, heart, half_width, opaque, middle
     "Split a frontal chest X-ray, in the frame of an average chest."
     gray = rgb.mean(-1)/255
     body, width, tissue = find_trunk(gray)
@@ -752,8 +869,12 @@ def find_lungs(
     air = np.percentile(soft[LUNG & (OUT > .2)], 8)
     middle = max(.70, air + .45*(1 - air))                                   # nearer to the spine than to the air
     opaque = {side: opened(field & on & (smooth > middle), 2) for side, on in (('right', X < 0), ('left', X > 0))}
-    free = ndi.map_coordinates((field & (smooth < middle)).astype(float), [(Y + 1)*SIDE/2 - .5, ((X - centre)/wide + 1)*SIDE/2 - .5], order=1) > .99 # back on the film
-    return SimpleNamespace(body=body, width=width, tissue=tissue, film=gray/spine, free=free, chest=chest, wide=wide, soft=soft, smooth=smooth, level=level, field=field, heart=heart, half_width=half, opaque=opaque, middle=middle)
+    # back on the film
+    free = ndi.map_coordinates((field & (smooth < middle)).astype(float),
+                               [(Y + 1)*SIDE/2 - .5, ((X - centre)/wide + 1)*SIDE/2 - .5], order=1) > .99
+    return SimpleNamespace(body=body, width=width, tissue=tissue, film=gray/spine, free=free,
+                           chest=chest, wide=wide, soft=soft, smooth=smooth, level=level, field=field, heart=heart,
+                           half_width=half, opaque=opaque, middle=middle)
 
 # %% ../nbs/05_vaps.ipynb #180ecf62
 def heart_features(f) -> dict[str, float]:
@@ -766,11 +887,13 @@ def largest(mask) -> np.ndarray: # H W bool
 
 def main_side(f) -> tuple[str, str, np.ndarray]: # the side with more of it, the other, the largest opaque piece
     "Where most of the opacity is; when there is none, the brightest part of a lung stands for it."
-    size = {side: largest(mask).sum() + .2*(f.field & ((X > 0) == (side == 'left')) & (f.smooth > f.middle)).sum() for side, mask in f.opaque.items()}
+    size = {side: largest(mask).sum() + .2*(f.field & ((X > 0) == (side == 'left')) & (f.smooth > f.middle)).sum()
+            for side, mask in f.opaque.items()}
     side = max(size, key=size.get)
     lung = f.field & ((X > 0) == (side == 'left'))
     piece = largest(f.opaque[side])
-    return side, dict(left='right', right='left')[side], piece if piece.sum() > 8 else lung & (f.level >= np.percentile(f.level[lung], 85))
+    return (side, dict(left='right', right='left')[side],
+            piece if piece.sum() > 8 else lung & (f.level >= np.percentile(f.level[lung], 85)))
 
 def likeness_to_disc(mask, field, wide) -> float: # overlap with the disc of the same area and middle, within the lung
     y, x = np.argwhere(mask).mean(0)
@@ -784,43 +907,64 @@ def lung_features(f) -> dict[str, float]:
     for name, on in (('right', X < 0), ('left', X > 0)):
         lung = f.field & on
         soft = np.clip((f.smooth - f.middle + .11)/.22, 0, 1)*lung
-        out |= {f'{name} area': share(soft), f'{name} opaque': share(f.opaque[name]), f'{name} largest': share(largest(f.opaque[name])),
-                f'{name} free': (f.smooth < f.middle - .15)[lung].mean(), f'{name} air': np.percentile(f.level[lung], 10)}
-    for zone in ('right middle', 'right low', 'right base', 'left middle', 'left low', 'left base'): out[f'{zone} brightness'] = ZONES[zone] @ f.level.ravel()
+        out |= {f'{name} area': share(soft), f'{name} opaque': share(f.opaque[name]),
+                f'{name} largest': share(largest(f.opaque[name])),
+                f'{name} free': (f.smooth < f.middle - .15)[lung].mean(),
+                f'{name} air': np.percentile(f.level[lung], 10)}
+    for zone in ('right middle', 'right low', 'right base', 'left middle', 'left low', 'left base'):
+        out[f'{zone} brightness'] = ZONES[zone] @ f.level.ravel()
     rim = dilate(piece, 1) & ~erode(piece, 1) & f.field
-    return out | {'area': np.hypot(out['left area'], out['right area']), 'opaque': np.hypot(out['left opaque'], out['right opaque']), 'less area': min(out['left area'], out['right area'])**2,
-                  'left minus right': out['left opaque'] - out['right opaque'], 'lung': np.percentile(f.smooth[LUNG & (OUT > .2)], 20),
-                  'edge': ndi.gaussian_gradient_magnitude(f.chest, 1)[rim].mean() if rim.any() else 0., 'disc': likeness_to_disc(piece, f.field & ((X > 0) == (side == 'left')), f.wide)}
+    return out | {'area': np.hypot(out['left area'], out['right area']),
+                  'opaque': np.hypot(out['left opaque'], out['right opaque']),
+                  'less area': min(out['left area'], out['right area'])**2,
+                  'left minus right': out['left opaque'] - out['right opaque'],
+                  'lung': np.percentile(f.smooth[LUNG & (OUT > .2)], 20),
+                  'edge': ndi.gaussian_gradient_magnitude(f.chest, 1)[rim].mean() if rim.any() else 0.,
+                  'disc': likeness_to_disc(piece, f.field & ((X > 0) == (side == 'left')), f.wide)}
 
 def opacity_features(f) -> dict[str, float]:
-    "Shape, edge and roughness of the largest opaque piece, how its lung is filled from top to base, and how bright the chest wall beside it is, onto which a round opacity reaches."
+    """Shape, edge and roughness of the largest opaque piece, how its lung is filled from top to base,
+    and how bright the chest wall beside it is, onto which a round opacity reaches."""
     side, other, piece = main_side(f)
     on = {'right': X < 0, 'left': X > 0}
     lung, soft = f.field & on[side], np.clip((f.smooth - f.middle + .11)/.22, 0, 1)*f.field
     part, gradient = measure.regionprops(piece.astype(np.uint8))[0], ndi.gaussian_gradient_magnitude(f.chest, 1)
     rim, inner = dilate(piece, 1) & ~erode(piece, 1) & lung, ndi.distance_transform_edt(piece) > 1.5
     disc, free = likeness_to_disc(piece, lung, f.wide), f.field & (f.smooth < f.middle - .05)
-    discs = [(likeness_to_disc(m, f.field & on[s], f.wide), m.sum()) for s, m in f.opaque.items() if m.sum() > 12] or [(disc, 1)]
+    discs = [(likeness_to_disc(m, f.field & on[s], f.wide), m.sum())
+             for s, m in f.opaque.items() if m.sum() > 12] or [(disc, 1)]
     area = {s: np.sqrt((soft*on[s]).sum()*f.wide)/SIDE for s in on}
     wall = {(s, level): ZONES[f'{s} wall {level}'] @ f.level.ravel() for s in on for level in ('upper', 'middle')}
-    return {'height': -Y[piece].mean(), 'solidity': part.solidity, 'aspect': np.log(part.axis_major_length + .5) - np.log(part.axis_minor_length + .5), 'size': np.sqrt(piece.mean()),
-            'low': piece[lung & (Y > np.percentile(Y[lung], 80))].mean(), 'edge': gradient[rim].mean() if rim.any() else 0., 'rough': f.chest[piece].std(),
-            'rough inside': np.log(gradient[inner].mean() + .005) if inner.sum() > 5 else -3., 'disc': disc, 'discs': sum(d*n for d, n in discs)/sum(n for _, n in discs),
-            **{f'opaque from {low} to {high}': soft[at].mean() if (at := lung & (Y >= low) & (Y < high)).any() else 0. for low, high in ((-.8, -.4), (-.4, -.2), (.3, .7))},
+    return {'height': -Y[piece].mean(), 'solidity': part.solidity,
+            'aspect': np.log(part.axis_major_length + .5) - np.log(part.axis_minor_length + .5),
+            'size': np.sqrt(piece.mean()), 'low': piece[lung & (Y > np.percentile(Y[lung], 80))].mean(),
+            'edge': gradient[rim].mean() if rim.any() else 0., 'rough': f.chest[piece].std(),
+            'rough inside': np.log(gradient[inner].mean() + .005) if inner.sum() > 5 else -3.,
+            'disc': disc, 'discs': sum(d*n for d, n in discs)/sum(n for _, n in discs),
+            **{f'opaque from {low} to {high}': soft[at].mean() if (at := lung & (Y >= low) & (Y < high)).any() else 0.
+               for low, high in ((-.8, -.4), (-.4, -.2), (.3, .7))},
             **{f'{zone} brightness': ZONES[f'{side} {zone}'] @ f.level.ravel() for zone in ('inner', 'base')},
-            **{f'wall {level}': max(wall[side, level], wall[other, level]) for level in ('upper', 'middle')}, **{f'wall {level}, more than beyond': wall[side, level] - wall[other, level] for level in ('upper', 'middle')},
-            'area': np.hypot(*area.values()), 'right area': area['right'], 'left area': area['left'], 'opaque': max(np.sqrt(m.sum()*f.wide)/SIDE for m in f.opaque.values()),
-            'lung': np.median(f.smooth[free]) if free.sum() > 20 else .6, 'streaks': np.log(abs(ndi.sobel(f.chest, 1)/8)[free].mean() + .01) if free.sum() > 20 else -4.}
+            **{f'wall {level}': max(wall[side, level], wall[other, level]) for level in ('upper', 'middle')},
+            **{f'wall {level}, more than beyond': wall[side, level] - wall[other, level]
+               for level in ('upper', 'middle')},
+            'area': np.hypot(*area.values()), 'right area': area['right'], 'left area': area['left'],
+            'opaque': max(np.sqrt(m.sum()*f.wide)/SIDE for m in f.opaque.values()),
+            'lung': np.median(f.smooth[free]) if free.sum() > 20 else .6,
+            'streaks': np.log(abs(ndi.sobel(f.chest, 1)/8)[free].mean() + .01) if free.sum() > 20 else -4.}
 
 # %% ../nbs/05_vaps.ipynb #3a4dce50
 def streak_features(f) -> dict[str, float]:
     "How bright the free lung is, and its changes from left to right: ribs run across and hardly count."
     free = m if (m := erode(f.free, 1)).sum() > 20 else f.body               # on the film itself, where nothing is resampled
-    fine, coarse, down = (abs(g)[free] for g in (ndi.sobel(f.film, 1)/8, ndi.sobel(blur(f.film, .7), 1)/8, ndi.sobel(f.film, 0)/8))
+    fine, coarse, down = (abs(g)[free] for g in (
+        ndi.sobel(f.film, 1)/8, ndi.sobel(blur(f.film, .7), 1)/8, ndi.sobel(f.film, 0)/8))
     large, small = (c[free] for c in curvatures(f.film, 1))
-    return {'sideways': np.log(fine.mean() + .005), 'sideways, smooth': np.log(coarse.mean() + .005), 'sideways 90 %': np.log(np.percentile(fine, 90) + .005), 'downwards': np.log(down.mean() + .005),
-            'bright lines': np.log(np.maximum(-small, 0).mean() + .003), 'dark lines': np.log(np.maximum(large, 0).mean() + .003), 'free': free.mean(),
-            'air 8 %': np.percentile(f.soft[f.field], 8), 'air 50 %': np.median(f.film[free]), 'spread': np.log(f.level[f.field].std() + .01), 'spine': f.tissue}
+    return {'sideways': np.log(fine.mean() + .005), 'sideways, smooth': np.log(coarse.mean() + .005),
+            'sideways 90 %': np.log(np.percentile(fine, 90) + .005), 'downwards': np.log(down.mean() + .005),
+            'bright lines': np.log(np.maximum(-small, 0).mean() + .003),
+            'dark lines': np.log(np.maximum(large, 0).mean() + .003), 'free': free.mean(),
+            'air 8 %': np.percentile(f.soft[f.field], 8), 'air 50 %': np.median(f.film[free]),
+            'spread': np.log(f.level[f.field].std() + .01), 'spine': f.tissue}
 
 def chest_features(f) -> dict[str, dict]: # attribute -> name -> number
     "What the rules of chest X-rays look at."
@@ -834,20 +978,28 @@ def measure_chest_xray(
     f = find_lungs(rgb)
     gray, features = rgb.mean(-1)/255, chest_features(f)
     words = {a: read_word('chest_xray', a, features[a]) for a in ('heart', 'lungs', 'opacity')}
-    words |= {a: 'none' if words['opacity'] == 'none' else read_word('chest_xray', a, features[a], without=('none',)) for a in ('side', 'size')}
+    words |= {a: 'none' if words['opacity'] == 'none' else read_word('chest_xray', a, features[a], without=('none',))
+              for a in ('side', 'size')}
     bright = gray > min(1.1*f.tissue, .94)                                    # metal and letters are brighter than any bone
     thin, small = (bright & (gray - ndi.grey_opening(gray, (k, k)) > .12) for k in (5, 9))
     labels, _ = ndi.label(thin & (OUT < .6) & (Y > -.97) & (Y < .35), CONNECTED)
     longest = max((box[0].stop - box[0].start for box in ndi.find_objects(labels)), default=0)
-    wires = (thin & (((Y > -.6) & (Y < -.15) & (OUT > .3) & (OUT < .9)) | ((Y > .2) & (Y < .7) & (X > .3) & (X < .97)))).sum()
-    letter = {side: (small & (Y > -.95) & (Y < -.58) & (s*X > .6) & (s*X < .95)).sum() for side, s in (('right', -1), ('left', 1))}
-    return words | dict(exposure=pick(np.median(gray[f.body]), [.47, .61], ('dark', 'normal', 'bright')), build=pick(f.width, [.77, .93], ('slim', 'average', 'broad')),
-                        device='catheter' if longest > 10 else 'wires' if wires > 20 else 'none', marker=max(letter, key=letter.get) if max(letter.values()) > 10 else 'none')
+    wires = (thin & (((Y > -.6) & (Y < -.15) & (OUT > .3) & (OUT < .9))
+                     | ((Y > .2) & (Y < .7) & (X > .3) & (X < .97)))).sum()
+    letter = {side: (small & (Y > -.95) & (Y < -.58) & (s*X > .6) & (s*X < .95)).sum()
+              for side, s in (('right', -1), ('left', 1))}
+    return words | dict(exposure=pick(np.median(gray[f.body]), [.47, .61], ('dark', 'normal', 'bright')),
+                        build=pick(f.width, [.77, .93], ('slim', 'average', 'broad')),
+                        device='catheter' if longest > 10 else 'wires' if wires > 20 else 'none',
+                        marker=max(letter, key=letter.get) if max(letter.values()) > 10 else 'none')
 
 # %% ../nbs/05_vaps.ipynb #63b147ad
-MUCOSA = [(to_lab(np.multiply(rgb, e)), word, light) for word, rgb in COLOURS['colonoscopy']['mucosa'].items() for light, e in EXPOSURES.items()] + [
-    (np.array([L, a, b]), word, light) for word, lower, a, b in (('pale pink', -4, 21, 21), ('pink', 0, 31, 28), ('orange', 0, 31, 46), ('red', 6, 43, 37))
-    for light, L in (('dark', 46 - lower), ('normal', 55 - lower), ('bright', 63 - lower))] # real mucosa, as in SKIN
+MUCOSA = ([(to_lab(np.multiply(rgb, e)), word, light)
+           for word, rgb in COLOURS['colonoscopy']['mucosa'].items() for light, e in EXPOSURES.items()]
+          + [(np.array([L, a, b]), word, light) # real mucosa, as in SKIN
+             for word, lower, a, b in (('pale pink', -4, 21, 21), ('pink', 0, 31, 28),
+                                       ('orange', 0, 31, 46), ('red', 6, 43, 37))
+             for light, L in (('dark', 46 - lower), ('normal', 55 - lower), ('bright', 63 - lower))])
 
 def redness(rgb) -> np.ndarray: # H W 2
     "log R/G and log R/B: they do not change with the light."
@@ -857,19 +1009,21 @@ def redness(rgb) -> np.ndarray: # H W 2
 # %% ../nbs/05_vaps.ipynb #79adb4b1
 def median5(values) -> np.ndarray: # H W C
     "Median of 5 x 5 neighbours, as `scipy.ndimage.median_filter` gives it, four times as fast."
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(values.astype(np.float32), ((2, 2), (2, 2), (0, 0)), mode='symmetric'), (5, 5), (0, 1))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(values.astype(np.float32), ((2, 2), (2, 2), (0, 0)), mode='symmetric'), (5, 5), (0, 1))
     return np.partition(windows.reshape(*values.shape, 25), 12)[..., 12]
 
 def find_polyp(
     rgb:np.ndarray,    # SIDE SIDE 3 uint8
-) -> SimpleNamespace:  # view, lumen, mask, mucosa (Lab), redness, far (from the wall's redness), wall (where only mucosa is), wall_inside, lightness, rgb, green and black (share of the corner)
+) -> SimpleNamespace: # view, lumen, mask, mucosa (Lab), redness, far (from wall), wall, wall_inside, lightness, rgb, green, black (corner)
     "Split a colonoscopy frame: what the scope sees, the dark lumen, and what has another redness than the mucosa."
     lab, L = to_lab(rgb), to_lab(rgb)[..., 0]
     corner = (X < -.42) & (X > -.9) & (Y > .45) & (Y < .93)
     green = (rgb[..., 1] > 1.2*rgb[..., 0]) & (rgb[..., 1] > 40)
     shares = dict(green=green[corner].mean(), black=(L[corner] < 9).mean())
     labels = measure.label(L < 9)
-    rim = np.isin(labels, [i for i in np.unique(np.r_[labels[0], labels[-1], labels[:, 0], labels[:, -1]]) if i]) & (RADIUS > .7) | green
+    rim = (np.isin(labels, [i for i in np.unique(np.r_[labels[0], labels[-1], labels[:, 0], labels[:, -1]]) if i])
+           & (RADIUS > .7) | green)
     if max(shares.values()) > .6: rim |= (X < -.36) & (Y > .40)
     view = ~dilate(rim, 2)
     if view.sum() < 400: view = np.ones_like(view)
@@ -886,7 +1040,8 @@ def find_polyp(
     hole = opened((smooth < .42*typical) & view & (far < .75), 1)
     labels = measure.label(hole)
     holes = measure.regionprops(labels)
-    lumen = labels == max(holes, key=lambda p: p.area*np.exp(-np.hypot(*(np.array(p.centroid)/(SIDE/2) - 1)))).label if holes else hole
+    lumen = (labels == max(holes, key=lambda p: p.area*np.exp(-np.hypot(*(np.array(p.centroid)/(SIDE/2) - 1)))).label
+             if holes else hole)
     ok = view & ~glare & ~dilate(lumen, 2)
     if ok.sum() < 150: ok = view
     far = np.where(ok, far, 0)
@@ -896,11 +1051,17 @@ def find_polyp(
     parts = measure.regionprops(labels, intensity_image=far)
     if parts:
         best = max(parts, key=lambda p: p.area*p.intensity_mean)
-        mask = labels == best.label if best.area > .018*SIDE**2 and best.solidity > .74 and best.axis_major_length < 3.2*best.axis_minor_length else np.zeros_like(mask)
+        mask = (labels == best.label
+                if best.area > .018*SIDE**2 and best.solidity > .74
+                   and best.axis_major_length < 3.2*best.axis_minor_length
+                else np.zeros_like(mask))
     wall = ok & ~dilate(mask, 3)
     if wall.sum() < 150: wall = ok
     inside = m if (m := wall & erode(view, 2)).sum() >= 150 else wall
-    return SimpleNamespace(rgb=rgb, wall_inside=inside, far=np.sqrt((qs - np.median(qs[inside], 0))**2 @ (1, .8)), view=view, lumen=lumen, mask=mask, mucosa=np.median(lab[common], 0), redness=q, wall=wall, lightness=L, **shares)
+    # far: from the wall's redness; wall: where only mucosa is; green, black: share of the corner
+    return SimpleNamespace(rgb=rgb, wall_inside=inside, far=np.sqrt((qs - np.median(qs[inside], 0))**2 @ (1, .8)),
+                           view=view, lumen=lumen, mask=mask, mucosa=np.median(lab[common], 0), redness=q, wall=wall,
+                           lightness=L, **shares)
 
 # %% ../nbs/05_vaps.ipynb #ce586eb2
 def vessel_features(f) -> dict[str, float]:
@@ -908,29 +1069,40 @@ def vessel_features(f) -> dict[str, float]:
     red, out = f.redness.mean(-1), {}
     for sigma in (.7, 1.1):
         large, small = curvatures(red, sigma)
-        ridge, valley = np.maximum(-small - abs(large)/2, 0)[f.wall_inside], np.maximum(large - abs(small)/2, 0)[f.wall_inside]
-        out |= {f'red lines of {sigma} px, {p} %': np.log(v + .003) for p, v in zip((50, 75, 90, 97), np.percentile(ridge, (50, 75, 90, 97)))}
-        out |= {f'pale lines of {sigma} px': np.log(np.percentile(valley, 90) + .003), f'more red than pale at {sigma} px': np.percentile(ridge, 92) - np.percentile(valley, 92)}
+        ridge, valley = (np.maximum(-small - abs(large)/2, 0)[f.wall_inside],
+                         np.maximum(large - abs(small)/2, 0)[f.wall_inside])
+        out |= {f'red lines of {sigma} px, {p} %': np.log(v + .003)
+                for p, v in zip((50, 75, 90, 97), np.percentile(ridge, (50, 75, 90, 97)))}
+        out |= {f'pale lines of {sigma} px': np.log(np.percentile(valley, 90) + .003),
+                f'more red than pale at {sigma} px': np.percentile(ridge, 92) - np.percentile(valley, 92)}
     red = blur(red, .5)
     hat = (red - ndi.grey_opening(red, (5, 5)))[f.wall]
     strength, skew, kurtosis = moments((red - average(red, f.wall_inside, 3))[f.wall_inside])
-    return out | {'strength': strength, 'skew': skew, 'kurtosis': kurtosis, 'top-hat': np.percentile(hat, 90) - 2*np.median(hat), 'light': np.log(np.median(f.rgb[..., 1][f.wall_inside]) + 6.)}
+    return out | {'strength': strength, 'skew': skew, 'kurtosis': kurtosis,
+                  'top-hat': np.percentile(hat, 90) - 2*np.median(hat),
+                  'light': np.log(np.median(f.rgb[..., 1][f.wall_inside]) + 6.)}
 
 def wall_features(f) -> dict[str, float]:
-    "Changes of brightness at four scales, in a mixture of channels in which vessels cancel; and how steep and how parallel they are."
+    """Changes of brightness at four scales, in a mixture of channels in which vessels cancel;
+    and how steep and how parallel they are."""
     even = np.log(f.rgb[..., 0] + 6.) + .75*f.redness[..., 0]                 # a vessel takes .3 of the red and .7 of the green light
     b = [average(even, f.wall_inside, s) for s in (.6, 1.4, 3, 6)]
     out = {}
     for name, part in (('fine', even - b[1]), ('grain', b[0] - b[1]), ('middle', b[1] - b[2]), ('coarse', b[2] - b[3])):
         v = part[f.wall_inside]
         sd, skew, kurtosis = moments(v)
-        out |= {f'{name} strength': np.log(np.median(abs(v)) + .002), f'{name} deviation': np.log(np.exp(sd) + .002), f'{name} skew': skew, f'{name} kurtosis': kurtosis}
+        out |= {f'{name} strength': np.log(np.median(abs(v)) + .002), f'{name} deviation': np.log(np.exp(sd) + .002),
+                f'{name} skew': skew, f'{name} kurtosis': kurtosis}
     gy, gx = (ndi.gaussian_filter(b[1], 1, order=o) for o in ((1, 0), (0, 1)))
     a, c, d = (blur(t, 2.5) for t in (gx*gx, gy*gy, gx*gy))                   # the structure tensor
     on = m if (m := erode(f.wall_inside, 1)).sum() > 80 else f.wall_inside
     steep = np.hypot(gx, gy)[on]
-    return out | {'parallel': (np.sqrt((a - c)**2 + 4*d**2)/(a + c + 1e-5))[on].mean(), 'energy': np.log((a + c)[on].mean() + 1e-5), 'energy 90 %': np.log(np.percentile((a + c)[on], 90) + 1e-5),
-                  'steep 50 %': np.log(np.median(steep) + .003), 'steep 95 %': np.log(np.percentile(steep, 95) + .003), 'lumen': np.sqrt(f.lumen.mean()), 'wall': f.wall_inside.mean()}
+    return out | {'parallel': (np.sqrt((a - c)**2 + 4*d**2)/(a + c + 1e-5))[on].mean(),
+                  'energy': np.log((a + c)[on].mean() + 1e-5),
+                  'energy 90 %': np.log(np.percentile((a + c)[on], 90) + 1e-5),
+                  'steep 50 %': np.log(np.median(steep) + .003),
+                  'steep 95 %': np.log(np.percentile(steep, 95) + .003),
+                  'lumen': np.sqrt(f.lumen.mean()), 'wall': f.wall_inside.mean()}
 
 # %% ../nbs/05_vaps.ipynb #6093b5d7
 def likely_place(f) -> np.ndarray: # H W bool
@@ -940,15 +1112,21 @@ def likely_place(f) -> np.ndarray: # H W bool
     return mask if mask.any() else RADIUS < .3
 
 def size_features(f) -> dict[str, float]:
-    "How large, thick and tall the lesion is, with and without what departs little from the wall (a stem has half the wall's colour), and how much of its surroundings the lumen, the edge of the view or a glare hide."
+    """How large, thick and tall the lesion is, with and without what departs little from the wall
+    (a stem has half the wall's colour), and how much of its surroundings the lumen, the edge of the view
+    or a glare hide."""
     mask, seen = likely_place(f), f.view & ~dilate(f.lumen, 1)
     inner, away = m if (m := erode(mask, 1)).sum() > 8 else mask, ndi.distance_transform_edt(~mask)
     step, noise = np.median(f.far[inner]), np.median(f.far[f.wall_inside])
     low = one_region((blur(np.where(seen, f.far, 0), .5) > max(.75*noise + .25*step, .05)) & seen & (away < 7), inner)
     rim, rows = (away > 0) & (away <= 2), lambda mask: np.log(np.ptp(np.flatnonzero(mask.any(1))) + 1.)
-    return {'area': np.log(max(mask.mean(), 2e-3)), 'area low': np.log(max(low.mean(), 2e-3)), 'area low, lower part': np.log(max((low & (np.arange(SIDE)[:, None] > np.argwhere(mask).mean(0)[0])).mean(), 1e-3)),
-            'thick': np.log(2*ndi.distance_transform_edt(np.pad(mask, 1)).max()/SIDE), 'height': rows(mask), 'height low': rows(low), 'step': step,
-            'hidden': (rim & ~seen).sum()/max(rim.sum(), 1), 'glare': np.sqrt(((away <= 2) & (f.lightness > np.median(f.lightness[inner]) + 25)).mean())}
+    return {'area': np.log(max(mask.mean(), 2e-3)), 'area low': np.log(max(low.mean(), 2e-3)),
+            'area low, lower part':
+                np.log(max((low & (np.arange(SIDE)[:, None] > np.argwhere(mask).mean(0)[0])).mean(), 1e-3)),
+            'thick': np.log(2*ndi.distance_transform_edt(np.pad(mask, 1)).max()/SIDE),
+            'height': rows(mask), 'height low': rows(low), 'step': step,
+            'hidden': (rim & ~seen).sum()/max(rim.sum(), 1),
+            'glare': np.sqrt(((away <= 2) & (f.lightness > np.median(f.lightness[inner]) + 25)).mean())}
 
 def lesion_words(f, kind:str, features:dict) -> dict[str, str]:
     "Colour, size (`features` are those of `size_features`) and place of a lesion."
@@ -958,13 +1136,15 @@ def lesion_words(f, kind:str, features:dict) -> dict[str, str]:
     y, x = np.argwhere(mask).mean(0)/(SIDE/2) - 1
     sizes = ATTRIBUTES['colonoscopy']['size']
     measured = sizes.index(area_word(mask.mean(), sizes[1:]))                # corrected by one step at most, as in dermoscopy
-    size = read_word('colonoscopy', 'size', features, without=['none', *(w for i, w in enumerate(sizes) if abs(i - measured) > 1)])
+    size = read_word('colonoscopy', 'size', features,
+                     without=['none', *(w for i, w in enumerate(sizes) if abs(i - measured) > 1)])
     return dict(colour=pick(np.median(f.redness[inner][:, 0]), [.38, 1.0], ('pale', 'pink', 'red')),
                 size=size, position=place_word(x, y, .2))
 
 # %% ../nbs/05_vaps.ipynb #71a4c6e8
 def lesion_features(f) -> dict[str, float]:
-    "How far the redness departs from the wall's and where; the outline, light, glint and shadow of what was found, or of the likeliest place."
+    """How far the redness departs from the wall's and where; the outline, light, glint and shadow of what was found,
+    or of the likeliest place."""
     ok, far, log, red = f.view & ~dilate(f.lumen, 2), f.far, np.log(f.rgb[..., 0] + 6.), f.redness.mean(-1)
     above = ok & (far > max(otsu(far[ok]), .1))
     mask = likely_place(f)
@@ -975,18 +1155,28 @@ def lesion_features(f) -> dict[str, float]:
     third, thick = max(len(widths)//3, 1), ndi.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     head = np.argwhere(thick == thick.max())[0]                              # where it is thickest
     u, v = np.broadcast_to(x, mask.shape)[inner], np.broadcast_to(y, mask.shape)[inner]
-    ball = np.linalg.lstsq(np.stack([np.ones_like(u), u, v, u*u + v*v], -1), log[inner], rcond=None)[0] # light over it: slopes, and how fast it falls to the rim
+    # light over it: slopes, and how fast it falls to the rim
+    ball = np.linalg.lstsq(np.stack([np.ones_like(u), u, v, u*u + v*v], -1), log[inner], rcond=None)[0]
     ring = dilate(mask, 3) & ~dilate(mask, 1) & f.view
     lower, upper = ring & (x + y > 0), ring & (x + y <= 0)                   # the light comes from the upper left
     middle = lambda values, on: float(np.median(values[on])) if on.any() else 0.
-    return {'found': float(f.mask.any()), 'size': np.sqrt(f.mask.mean()), 'departure 85 %': np.percentile(far[ok], 85), 'departure 95 %': np.percentile(far[ok], 95),
-            'step': middle(far, inner), 'largest': np.sqrt(largest(opened(above, 2)).mean()), 'above': np.sqrt(above.mean()),
-            'taper': widths[-third:].mean()/widths.max(), 'taper above': widths[:third].mean()/widths.max(), 'aspect': np.log(part.axis_major_length + .5) - np.log(part.axis_minor_length + .5),
-            'solidity': part.solidity, 'tall': np.log(len(widths)/widths.max()), 'thick': thick.max()/radius, 'head above': (cy - head[0])/radius,
-            'shade': f.lightness[inner].std()/max(f.lightness[inner].mean(), 1), 'slope x': np.clip(ball[1], -1, 1), 'slope y': np.clip(ball[2], -1, 1), 'bowl': np.clip(ball[3], -1, 1),
-            'glint': (np.percentile(f.lightness[mask], 98) - np.median(f.lightness[mask]))/max(np.median(f.lightness[mask]), 1), 'shadow': middle(log, lower) - middle(log, upper),
-            'around': middle(log, ring) - middle(log, f.wall_inside), 'contrast': middle(log, inner) - middle(log, f.wall_inside),
-            'lower redness': middle(red, mask & (y*radius + cy > np.flatnonzero(mask.any(1))[0] + .66*len(widths))) - middle(red, mask), 'lumen': np.sqrt(f.lumen.mean())}
+    return {'found': float(f.mask.any()), 'size': np.sqrt(f.mask.mean()),
+            'departure 85 %': np.percentile(far[ok], 85), 'departure 95 %': np.percentile(far[ok], 95),
+            'step': middle(far, inner), 'largest': np.sqrt(largest(opened(above, 2)).mean()),
+            'above': np.sqrt(above.mean()), 'taper': widths[-third:].mean()/widths.max(),
+            'taper above': widths[:third].mean()/widths.max(),
+            'aspect': np.log(part.axis_major_length + .5) - np.log(part.axis_minor_length + .5),
+            'solidity': part.solidity, 'tall': np.log(len(widths)/widths.max()), 'thick': thick.max()/radius,
+            'head above': (cy - head[0])/radius, 'shade': f.lightness[inner].std()/max(f.lightness[inner].mean(), 1),
+            'slope x': np.clip(ball[1], -1, 1), 'slope y': np.clip(ball[2], -1, 1), 'bowl': np.clip(ball[3], -1, 1),
+            'glint': ((np.percentile(f.lightness[mask], 98) - np.median(f.lightness[mask]))
+                      /max(np.median(f.lightness[mask]), 1)),
+            'shadow': middle(log, lower) - middle(log, upper),
+            'around': middle(log, ring) - middle(log, f.wall_inside),
+            'contrast': middle(log, inner) - middle(log, f.wall_inside),
+            'lower redness': (middle(red, mask & (y*radius + cy > np.flatnonzero(mask.any(1))[0] + .66*len(widths)))
+                              - middle(red, mask)),
+            'lumen': np.sqrt(f.lumen.mean())}
 
 # %% ../nbs/05_vaps.ipynb #a0cebac3
 def colonoscopy_features(f) -> dict[str, dict]: # attribute -> name -> number
@@ -1002,14 +1192,18 @@ def measure_colonoscopy(
     words = {a: read_word('colonoscopy', a, v) for a, v in features.items() if a != 'size'}
     mucosa, light = MUCOSA[int(((np.array([m[0] for m in MUCOSA]) - f.mucosa)**2 @ (1, 1.3, 1.3)).argmin())][1:]
     lumen = 'none' if f.lumen.mean() < .012 else pick(X[f.lumen].mean(), [-.3, .3], ('left', 'centre', 'right'))
-    return words | lesion_words(f, words['lesion'], features['size']) | {'mucosa': mucosa, 'lumen': lumen, 'light': light, 'corner box': 'green' if f.green > .5 else 'black' if f.black > .6 else 'none'}
+    return words | lesion_words(f, words['lesion'], features['size']) | {
+        'mucosa': mucosa, 'lumen': lumen, 'light': light,
+        'corner box': 'green' if f.green > .5 else 'black' if f.black > .6 else 'none'}
 
 # %% ../nbs/05_vaps.ipynb #89c11c2b
 @lru_cache
-def linear_algebra() -> ThreadpoolController: return ThreadpoolController() # its matrices are small: with several threads, waiting doubles the processor time
+def linear_algebra() -> ThreadpoolController: # its matrices are small: with several threads, waiting doubles the processor time
+    return ThreadpoolController()
 
 class MeasuringDescriber:
-    "The stand-in for a large model: it answers the questions of `PROMPTS` by classical image analysis, in the words of `ATTRIBUTES`. It knows no class; its rules are fitted on phantoms."
+    """The stand-in for a large model: it answers the questions of `PROMPTS` by classical image analysis,
+    in the words of `ATTRIBUTES`. It knows no class; its rules are fitted on phantoms."""
     name = 'measure-2'                                                       # another number whenever the same image may get other words
     image_size = SIDE                                                        # what `describe_table` has to load
     _last = None, None                                                       # an image and its attributes
@@ -1020,8 +1214,11 @@ class MeasuringDescriber:
         image,             # H W 3 uint8 (or H W, or PIL), any size
         modality:str='dermoscopy',
     ) -> dict[str, str]:   # a value for each attribute of the modality
-        "Read the attributes of an image. Raises `ValueError` for an unknown modality or something that is not an 8-bit image."
-        if modality not in self.readers: raise ValueError(f'the measuring describer knows {", ".join(self.readers)}, not {modality!r}: choose another --mllm for that modality')
+        """Read the attributes of an image.
+        Raises `ValueError` for an unknown modality or something that is not an 8-bit image."""
+        if modality not in self.readers:
+            raise ValueError(f'the measuring describer knows {", ".join(self.readers)}, not {modality!r}: '
+                             'choose another --mllm for that modality')
         rgb = to_side(image)
         key = modality, rgb.tobytes()
         last = self._last                                                   # other threads may put theirs there meanwhile
@@ -1030,40 +1227,53 @@ class MeasuringDescriber:
         return {a: str(last[1][a]) for a in ATTRIBUTES[modality]}
 
     def chat(self, messages:list[dict]) -> str:
-        "Answer the last question. Raises `ValueError` for a question that is not in `PROMPTS`, or when the image is missing."
+        """Answer the last question.
+        Raises `ValueError` for a question that is not in `PROMPTS`, or when the image is missing."""
         asked = ' '.join(part['text'] for part in messages[-1]['content'] if part['type'] == 'text')
-        step, modality = next(((i, m) for m, s in PROMPTS.items() if m in self.readers for i, q in enumerate(s.questions) if q in asked), (None, None))
-        if modality is None: raise ValueError('the measuring describer answers the questions of PROMPTS only: choose another --mllm for free questions')
-        if step == 1: return 'Such images differ in ' + '; '.join(f'{a} ({", ".join(values)})' for a, values in ATTRIBUTES[modality].items()) + '.'
+        step, modality = next(((i, m) for m, s in PROMPTS.items() if m in self.readers
+                               for i, q in enumerate(s.questions) if q in asked), (None, None))
+        if modality is None:
+            raise ValueError('the measuring describer answers the questions of PROMPTS only: '
+                             'choose another --mllm for free questions')
+        if step == 1:
+            return ('Such images differ in '
+                    + '; '.join(f'{a} ({", ".join(values)})' for a, values in ATTRIBUTES[modality].items()) + '.')
         images = [part['image'] for m in messages for part in m['content'] if part['type'] == 'image']
         if not images: raise ValueError('the measuring describer was asked about an image, but no message shows one')
         attributes = self.measure(images[-1], modality)
-        return describe_attributes(modality, attributes) if step == 2 else 'Observed: ' + '; '.join(f'{a} {v}' for a, v in attributes.items()) + '.'
+        return (describe_attributes(modality, attributes) if step == 2
+                else 'Observed: ' + '; '.join(f'{a} {v}' for a, v in attributes.items()) + '.')
 
 # %% ../nbs/05_vaps.ipynb #93c6e80a
 def vary(rgb, rng, modality:str) -> np.ndarray: # SIDE SIDE 3 uint8
-    "The same scene by a poorer camera: a little blur and noise. Thin dark lines on skin fade; the wall of a colon gets an uneven tint; an X-ray is stretched, moved, and developed lighter or darker."
+    """The same scene by a poorer camera: a little blur and noise. Thin dark lines on skin fade;
+    the wall of a colon gets an uneven tint; an X-ray is stretched, moved, and developed lighter or darker."""
     x = rgb.astype(float)
     if modality == 'chest_xray':
         (sy, sx), move, gamma = rng.uniform((.85, .9), (1.12, 1.1)), rng.uniform(-6, 6), rng.uniform(.6, 1.3)
         y, c = np.mgrid[:SIDE, :SIDE] - (SIDE - 1)/2
-        gray = ndi.map_coordinates(x[..., 0], [y*sy + (SIDE - 1)/2 + move, c*sx + (SIDE - 1)/2], order=1, mode='nearest')
+        gray = ndi.map_coordinates(x[..., 0], [y*sy + (SIDE - 1)/2 + move, c*sx + (SIDE - 1)/2],
+                                   order=1, mode='nearest')
         x = np.repeat(255*(np.clip(gray, 0, 255)/255)[..., None]**gamma, 3, 2)
-    if modality == 'dermoscopy': x += max(rng.uniform(-.8, .8), 0)*(ndi.grey_closing(x, (5, 5, 1)) - x) # in every second image
+    if modality == 'dermoscopy': # in every second image
+        x += max(rng.uniform(-.8, .8), 0)*(ndi.grey_closing(x, (5, 5, 1)) - x)
     if modality == 'colonoscopy':                                            # here redder, there paler, without an edge
         tint = blur(rng.standard_normal((SIDE, SIDE)), rng.uniform(4, 10))
         x[..., 1:] *= 1 + np.clip(rng.uniform(0, .15)*tint/tint.std(), -.4, .4)[..., None]
-    x = blur(x, rng.uniform(0, .7)) + rng.uniform(0, 3)*rng.standard_normal((SIDE, SIDE, 1 if modality == 'chest_xray' else 3))
+    x = (blur(x, rng.uniform(0, .7))
+         + rng.uniform(0, 3)*rng.standard_normal((SIDE, SIDE, 1 if modality == 'chest_xray' else 3)))
     return np.clip(x + .5, 0, 255).astype(np.uint8)
 
-SPLITS = {'dermoscopy': (find_lesion, dermoscopy_features), 'chest_xray': (find_lungs, chest_features), 'colonoscopy': (find_polyp, colonoscopy_features)}
+SPLITS = {'dermoscopy': (find_lesion, dermoscopy_features), 'chest_xray': (find_lungs, chest_features),
+          'colonoscopy': (find_polyp, colonoscopy_features)}
 
 def _both(modality, label, seed): # features of a phantom and of its variation, and the truth
     phantom, (split, features) = make_phantom(label, seed), SPLITS[modality]
     varied = vary(phantom.image, np.random.default_rng([seed, zlib.crc32(label.encode())]), modality)
     return features(split(phantom.image)), features(split(varied)), phantom.attributes
 
-IN_DOUBT = {'opacity': 2.} # attribute -> log odds that 'none' is given beforehand: real lungs have many forms, and a finding must not be named lightly
+# attribute -> log odds that 'none' is given beforehand: real lungs have many forms, and a finding must not be named lightly
+IN_DOUBT = {'opacity': 2.}
 
 def fit_rules(
     n:int=1000,            # phantoms of each class, seeds 0 to n - 1
@@ -1073,19 +1283,24 @@ def fit_rules(
     "Fit all rules on phantoms. Seeds below 1000 are for fitting: judge on others."
     rules = {}
     for modality, labels in CLASSES.items():
-        rows = [_both(modality, label, seed) for seed in tqdm(range(n), desc=modality, disable=not progress) for label in labels]
+        rows = [_both(modality, label, seed)
+                for seed in tqdm(range(n), desc=modality, disable=not progress) for label in labels]
         counts = np.repeat([1, varied], len(rows))
-        rules[modality] = {a: fit_rule([list(r[i][a].values()) for i in (0, 1) for r in rows], [r[2][a] for r in rows]*2, ATTRIBUTES[modality][a], names, counts)
+        rules[modality] = {a: fit_rule([list(r[i][a].values()) for i in (0, 1) for r in rows],
+                                       [r[2][a] for r in rows]*2, ATTRIBUTES[modality][a], names, counts)
                            for a, names in rows[0][0].items()}
         for a, odds in IN_DOUBT.items():
-            if rule := rules[modality].get(a): rule['weights'][-1][rule['words'].index('none')] = round(rule['weights'][-1][rule['words'].index('none')] + odds, 3)
+            if rule := rules[modality].get(a):
+                rule['weights'][-1][rule['words'].index('none')] = round(
+                    rule['weights'][-1][rule['words'].index('none')] + odds, 3)
     return rules
 
 # %% ../nbs/05_vaps.ipynb #a4d7f91c
 def accuracy_of(describer, modality:str, n:int, first:int, progress:bool=False) -> dict: # attribute -> share
     "How often a measuring describer reads what a phantom has, over n phantoms with seeds from `first` on."
     phantoms = make_phantoms(n, first, modalities=[modality])
-    right = [{a: v == p.attributes[a] for a, v in describer.measure(p.image, modality).items()} for p in tqdm(phantoms, desc=f'measuring {modality}', disable=not progress)]
+    right = [{a: v == p.attributes[a] for a, v in describer.measure(p.image, modality).items()}
+             for p in tqdm(phantoms, desc=f'measuring {modality}', disable=not progress)]
     return {a: float(np.mean([r[a] for r in right])) for a in right[0]}
 
 def held_out(modality:str, n:int=300, first:int=900_000) -> float:
@@ -1101,7 +1316,9 @@ def main(argv=None):
     rules = fit_rules(a.n)
     load_rules().clear(); load_rules().update(rules)                         # what the describer reads by, from here on
     a.out.mkdir(parents=True, exist_ok=True)
-    lines = [f' {json.dumps(m)}: {{\n' + ',\n'.join(f'  {json.dumps(k)}: {json.dumps(r)}' for k, r in of.items()) + '\n }' for m, of in rules.items()]
+    lines = [f' {json.dumps(m)}: {{\n'
+             + ',\n'.join(f'  {json.dumps(k)}: {json.dumps(r)}' for k, r in of.items()) + '\n }'
+             for m, of in rules.items()]
     (a.out/'rules.json').write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
     (a.out/'README.md').write_text(f'''# Rules of the measuring describer
 
@@ -1119,25 +1336,33 @@ Linear rules over named features, one for each attribute that no single threshol
 if __name__ == '__main__' and '__file__' in globals(): main()
 
 # %% ../nbs/05_vaps.ipynb #3f5d4bed
-CLAUSES = { # where the words of an attribute stand in a sentence; {} are its values. In this order, the first that is found counts.
-    'dermoscopy': {'size': '{} of the', 'shape': '{}', 'colour': r'{} (?:[\w-]+ )?lesion', 'second colour': '{} areas', 'border': '{} border', 'texture': '{} texture',
-                   'position': '{}', 'skin': '{} skin', 'light': '{} light', 'hair': '{} hairs?', 'corners': '{} corners'},
-    'chest_xray': {'exposure': '{} exposure', 'build': '{} build', 'heart': '{} heart', 'lungs': '{} lungs', 'opacity': '{} opacity',
-                   'side': r'opacity (?:on )?(?:the )?{}', 'size': '{} of the', 'device': '{}', 'marker': '{} marker'},
-    'colonoscopy': {'mucosa': '{} mucosa', 'texture': '{} texture', 'vessels': '{} vessels', 'lesion': r'{} (?:[\w-]+ )?lesion', 'colour': '{} lesion', 'size': '{} of the',
-                    'position': r'of the image,? (?:in |at |on )?(?:the )?{}', 'lumen': r'lumen (?:in |on )?(?:the )?{}', 'light': '{} light', 'corner box': '{} corner box'},
+# where the words of an attribute stand in a sentence; {} are its values. In this order, the first that is found counts.
+CLAUSES = {
+    'dermoscopy': {'size': '{} of the', 'shape': '{}', 'colour': r'{} (?:[\w-]+ )?lesion',
+                   'second colour': '{} areas', 'border': '{} border', 'texture': '{} texture', 'position': '{}',
+                   'skin': '{} skin', 'light': '{} light', 'hair': '{} hairs?', 'corners': '{} corners'},
+    'chest_xray': {'exposure': '{} exposure', 'build': '{} build', 'heart': '{} heart', 'lungs': '{} lungs',
+                   'opacity': '{} opacity', 'side': r'opacity (?:on )?(?:the )?{}', 'size': '{} of the',
+                   'device': '{}', 'marker': '{} marker'},
+    'colonoscopy': {'mucosa': '{} mucosa', 'texture': '{} texture', 'vessels': '{} vessels',
+                    'lesion': r'{} (?:[\w-]+ )?lesion', 'colour': '{} lesion', 'size': '{} of the',
+                    'position': r'of the image,? (?:in |at |on )?(?:the )?{}',
+                    'lumen': r'lumen (?:in |on )?(?:the )?{}', 'light': '{} light', 'corner box': '{} corner box'},
 }
 
 def read_attributes(
     text:str,              # a sentence of `describe_attributes`, or free text
     modality:str='dermoscopy',
 ) -> dict[str, str]:       # attribute -> value; an attribute of which nothing is said is not there, or 'none' where that is a value
-    "Words to attributes: the exact inverse of `describe_attributes`. Of free text what is said in these words; {} when that is nothing."
+    """Words to attributes: the exact inverse of `describe_attributes`.
+    Of free text what is said in these words; {} when that is nothing."""
     if modality not in CLAUSES and questions(modality): return {}             # a modality that a prompt file added: no vocabulary
     text, found = text.lower().replace('center', 'centre').replace('grey', 'gray'), {}
     for attribute, values in ATTRIBUTES[modality].items():
-        words = '|'.join(sorted(map(re.escape, set(values) - {'none'}), key=len, reverse=True)) # 'dark brown' before 'brown'
-        if m := re.search(r'\b' + CLAUSES[modality][attribute].replace('{}', f'({words})') + r'\b', text): found[attribute] = m[1]
+        # 'dark brown' before 'brown'
+        words = '|'.join(sorted(map(re.escape, set(values) - {'none'}), key=len, reverse=True))
+        if m := re.search(r'\b' + CLAUSES[modality][attribute].replace('{}', f'({words})') + r'\b', text):
+            found[attribute] = m[1]
     if not found and not re.search(r'\bno (lesion|opacity)\b', text): return {}
     absent = [a for a, values in ATTRIBUTES[modality].items() if a not in found and 'none' in values]
     together = TOGETHER[modality]
@@ -1150,7 +1375,8 @@ def as_pil(image) -> Image.Image: # RGB
 
 def with_pil(message:dict) -> dict:
     "The message with PIL images, as processors of transformers take them."
-    return message | dict(content=[part | dict(image=as_pil(part['image'])) if part['type'] == 'image' else part for part in message['content']])
+    return message | dict(content=[part | dict(image=as_pil(part['image'])) if part['type'] == 'image' else part
+                                   for part in message['content']])
 
 class TransformersMLLM:
     "Any image-text-to-text model of transformers (LLaVA, Qwen-VL, SmolVLM, MedGemma, ...). It answers batches."
@@ -1167,35 +1393,50 @@ class TransformersMLLM:
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
         device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        self.name, self.max_new_tokens, self.batch_size, self.usage = f'hf:{name_or_path}', max_new_tokens, batch_size or (1 if device == 'cpu' else 8), (0, 0, 0)
+        self.name, self.max_new_tokens, self.batch_size, self.usage = (
+            f'hf:{name_or_path}', max_new_tokens, batch_size or (1 if device == 'cpu' else 8), (0, 0, 0))
         self.lock = Lock()                                                   # one batch at a time, however many threads ask
         try:
             self.processor = AutoProcessor.from_pretrained(name_or_path, **kwargs)
-            self.model = AutoModelForImageTextToText.from_pretrained(name_or_path, dtype=dtype, device_map=device_map, **kwargs)
+            self.model = AutoModelForImageTextToText.from_pretrained(
+                name_or_path, dtype=dtype, device_map=device_map, **kwargs)
         except Exception as e:                                               # each library below has its own
             reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-            raise ValueError(f'--mllm hf:{name_or_path} could not be loaded ({reason}): give the folder of an image-text-to-text model, or fetch one first with `hf download {name_or_path}`') from None
-        if not getattr(self.processor, 'chat_template', None): raise ValueError(f'--mllm hf:{name_or_path} has no chat template: choose a model that is trained to follow instructions')
+            raise ValueError(f'--mllm hf:{name_or_path} could not be loaded ({reason}): '
+                             'give the folder of an image-text-to-text model, '
+                             f'or fetch one first with `hf download {name_or_path}`') from None
+        if not getattr(self.processor, 'chat_template', None):
+            raise ValueError(f'--mllm hf:{name_or_path} has no chat template: '
+                             'choose a model that is trained to follow instructions')
         words = self.processor.tokenizer
         words.padding_side = 'left'                                          # all answers of a batch begin at the same place
         if words.pad_token is None: words.pad_token = words.eos_token
         self.model = (self.model if device_map else self.model.to(device)).eval()
 
     def batch(self, chats:list[list[dict]], temperature:float, seed:int) -> list[str]:
-        "One batch. Sampling is greedy search over noisy scores (Gumbel-max): all chats get the same noise at the same place, so no answer depends on its neighbours."
+        """One batch. Sampling is greedy search over noisy scores (Gumbel-max): all chats get the same noise
+        at the same place, so no answer depends on its neighbours."""
         import torch
         noise = torch.Generator().manual_seed(seed)
-        def add(ids, scores): return scores/temperature - torch.empty(scores.shape[-1]).exponential_(generator=noise).log().to(scores) # B V
-        inputs = self.processor.apply_chat_template([[with_pil(m) for m in c] for c in chats], tokenize=True, return_dict=True, return_tensors='pt', add_generation_prompt=True, processor_kwargs=dict(padding=True))
+        def add(ids, scores): # B V
+            return scores/temperature - torch.empty(scores.shape[-1]).exponential_(generator=noise).log().to(scores)
+        inputs = self.processor.apply_chat_template(
+            [[with_pil(m) for m in c] for c in chats], tokenize=True, return_dict=True, return_tensors='pt',
+            add_generation_prompt=True, processor_kwargs=dict(padding=True))
         inputs = inputs.to(self.model.device, dtype=self.model.dtype)         # floats only; token ids stay integers
         pad = self.processor.tokenizer.pad_token_id
-        with torch.inference_mode(): tokens = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, pad_token_id=pad, do_sample=False, logits_processor=[add] if temperature else []) # B L
+        with torch.inference_mode():
+            tokens = self.model.generate( # B L
+                **inputs, max_new_tokens=self.max_new_tokens, pad_token_id=pad, do_sample=False,
+                logits_processor=[add] if temperature else [])
         new = tokens[:, inputs['input_ids'].shape[1]:]
-        self.usage = tuple(a + b for a, b in zip(self.usage, (len(chats), int(inputs['attention_mask'].sum()), int((new != pad).sum()))))
+        self.usage = tuple(a + b for a, b in zip(
+            self.usage, (len(chats), int(inputs['attention_mask'].sum()), int((new != pad).sum()))))
         return [a.strip() for a in self.processor.batch_decode(new, skip_special_tokens=True)]
 
     def chat_many(self, chats:list[list[dict]], temperature:float=0., seed:int|None=None) -> list[str]:
-        "An answer for each chat, greedy at temperature 0; the same in batches of any size, up to rounding. A batch that does not fit into memory is halved, once and for all. Raises `MemoryError`."
+        """An answer for each chat, greedy at temperature 0; the same in batches of any size, up to rounding.
+        A batch that does not fit into memory is halved, once and for all. Raises `MemoryError`."""
         import torch
         answers = []
         while len(answers) < len(chats):
@@ -1204,7 +1445,9 @@ class TransformersMLLM:
                 with self.lock: answers += self.batch(now, temperature, seed or 0)
                 continue
             except torch.OutOfMemoryError: torch.cuda.empty_cache()
-            if len(now) == 1: raise MemoryError(f'one chat with {self.name} does not fit into the memory of {self.model.device}: choose a smaller model, or spread it with --device-map auto')
+            if len(now) == 1:
+                raise MemoryError(f'one chat with {self.name} does not fit into the memory of {self.model.device}: '
+                                  'choose a smaller model, or spread it with --device-map auto')
             self.batch_size = len(now)//2
         return answers
 
@@ -1220,12 +1463,15 @@ def data_url(image) -> str:
 
 def with_url(message:dict, encode=data_url) -> dict:
     "The message with images as data URLs, as OpenAI-compatible servers take them."
-    return message | dict(content=[dict(type='image_url', image_url=dict(url=encode(p['image']))) if p['type'] == 'image' else p for p in message['content']])
+    return message | dict(content=[dict(type='image_url', image_url=dict(url=encode(p['image'])))
+                                   if p['type'] == 'image' else p for p in message['content']])
 
-INSTEAD = dict(max_tokens='max_completion_tokens', temperature=None, seed=None) # what some models refuse -> what they take; None: leave it out
+# what some models refuse -> what they take; None: leave it out
+INSTEAD = dict(max_tokens='max_completion_tokens', temperature=None, seed=None)
 
 class OpenAIMLLM:
-    "A model behind an OpenAI-compatible server: vLLM, Ollama, LM Studio, `transformers serve`, or OpenAI's own. The key comes from OPENAI_API_KEY and from nowhere else."
+    """A model behind an OpenAI-compatible server: vLLM, Ollama, LM Studio, `transformers serve`, or OpenAI's own.
+    The key comes from OPENAI_API_KEY and from nowhere else."""
     def __init__(
         self,
         model:str,                 # as the server calls it
@@ -1237,10 +1483,14 @@ class OpenAIMLLM:
     ):
         from openai import OpenAI
         parts = urlsplit(url)
-        if parts.username or parts.password or parts.query: raise ValueError('--mllm openai:MODEL@URL holds more than an address, and it is written into each line: put the key into OPENAI_API_KEY, and leave it out of the URL')
+        if parts.username or parts.password or parts.query:
+            raise ValueError('--mllm openai:MODEL@URL holds more than an address, and it is written into each line: '
+                             'put the key into OPENAI_API_KEY, and leave it out of the URL')
         key = os.environ.get('OPENAI_API_KEY', '').strip() or 'none'         # one's own server asks for none
-        if not (key.isascii() and key.isprintable()): raise ValueError('OPENAI_API_KEY holds characters that no key has: set it again')
-        self.name, self.model, self.url, self.max_tokens, self.max_retries, self.concurrency = f'openai:{model}@{url}', model, url, max_tokens, max_retries, concurrency
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError('OPENAI_API_KEY holds characters that no key has: set it again')
+        self.name, self.model, self.url, self.max_tokens, self.max_retries, self.concurrency = (
+            f'openai:{model}@{url}', model, url, max_tokens, max_retries, concurrency)
         self.client = OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=max_retries)
         self.usage, self.lock, self.last, self.turns = (0, 0, 0), Lock(), local(), BoundedSemaphore(concurrency)
         self.renamed = {}          # what this server or model does not take -> what it takes instead; None: nothing
@@ -1257,7 +1507,8 @@ class OpenAIMLLM:
             if attempt: time.sleep(min(.25*2**attempt, 8))                   # the client itself has tried again what HTTP calls a failure
             with self.turns: text = self.request(messages, temperature, seed or 0)
             if text is not None: return text
-        raise ServerError(f'{self.url} sends what is no chat answer, {self.max_retries} times tried again: check --mllm openai:MODEL@URL')
+        raise ServerError(f'{self.url} sends what is no chat answer, {self.max_retries} times tried again: '
+                          'check --mllm openai:MODEL@URL')
 
     def request(self, messages, temperature, seed) -> str|None: # None for what is no chat answer
         "The words of one answer; every failure as one line."
@@ -1265,17 +1516,30 @@ class OpenAIMLLM:
         on, check = 'the same command goes on where it stopped', 'check --mllm openai:MODEL@URL'
         body = dict(model=self.model, messages=messages, max_tokens=self.max_tokens, temperature=temperature, seed=seed)
         body = {self.renamed.get(k, k): v for k, v in body.items() if self.renamed.get(k, k)}
-        try: answer = self.client.post('/chat/completions', body=body, cast_to=object) # as chat.completions.create, without making objects of all parts: that takes twice the time
-        except openai.APITimeoutError: raise ServerError(f'{self.url} gave no answer within {self.client.timeout:g} s: see whether the server is busy; {on}') from None # perhaps it is this image
-        except openai.APIConnectionError: raise ConnectionError(f'{self.url} does not answer: start the server, or {check}; {on}') from None
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as e: raise ServerError(f'{self.url} refuses the key (error {e.status_code}): set OPENAI_API_KEY to a valid one; {on}', stops=True) from None
-        except openai.NotFoundError: raise ServerError(f'{self.url} has no model {self.model!r} or no chat (error 404): {check}', stops=True) from None
+        try: # as chat.completions.create, without making objects of all parts: that takes twice the time
+            answer = self.client.post('/chat/completions', body=body, cast_to=object)
+        except openai.APITimeoutError: # perhaps it is this image
+            raise ServerError(f'{self.url} gave no answer within {self.client.timeout:g} s: '
+                              f'see whether the server is busy; {on}') from None
+        except openai.APIConnectionError:
+            raise ConnectionError(f'{self.url} does not answer: start the server, or {check}; {on}') from None
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as e:
+            raise ServerError(f'{self.url} refuses the key (error {e.status_code}): '
+                              f'set OPENAI_API_KEY to a valid one; {on}', stops=True) from None
+        except openai.NotFoundError:
+            raise ServerError(f'{self.url} has no model {self.model!r} or no chat (error 404): {check}',
+                              stops=True) from None
         except openai.APIStatusError as e:
-            if e.status_code == 400 and (odd := next((k for k in INSTEAD if k in body and re.search(rf"(unsupported|not support)\w*[^.]*['\"`]{k}['\"`]|['\"`]{k}['\"`][^.]*(unsupported|not support)", str(e.body), re.I)), None)):
+            if e.status_code == 400 and (odd := next((k for k in INSTEAD if k in body and re.search(
+                    rf"(unsupported|not support)\w*[^.]*['\"`]{k}['\"`]|['\"`]{k}['\"`][^.]*(unsupported|not support)",
+                    str(e.body), re.I)), None)):
                 self.renamed[odd] = INSTEAD[odd]                             # models that think before they answer have other words
                 return self.request(messages, temperature, seed)
-            if str(e.code).startswith('content_'): return 'I am sorry: the filter of the server refuses this image.' # a matter of this image, which `flaw` records
-            raise ServerError(f'{self.url} answers with error {e.status_code}{self.told(e)}; {on if e.status_code >= 429 else check}', stops=e.status_code in (402, 429) or 'Retry-After' in e.response.headers) from None
+            if str(e.code).startswith('content_'): # a matter of this image, which `flaw` records
+                return 'I am sorry: the filter of the server refuses this image.'
+            raise ServerError(f'{self.url} answers with error {e.status_code}{self.told(e)}; '
+                              f'{on if e.status_code >= 429 else check}',
+                              stops=e.status_code in (402, 429) or 'Retry-After' in e.response.headers) from None
         except (openai.OpenAIError, ValueError): return None
         self.count(answer.get('usage') if isinstance(answer, dict) else None)
         return words_of(answer)
@@ -1284,60 +1548,80 @@ class OpenAIMLLM:
         "What a server says of an error: how long to wait, or why; without the key, which some servers repeat."
         if pause := error.response.headers.get('Retry-After'): return f' and asks to wait {pause[:40]} s'
         said = error.body.get('message') if isinstance(error.body, dict) else None
-        return f' ({" ".join(str(said).replace(self.client.api_key, "...").split())[:200]})' if said else ': see the log of the server'
+        return (f' ({" ".join(str(said).replace(self.client.api_key, "...").split())[:200]})' if said
+                else ': see the log of the server')
 
     def count(self, used):
         "Add what an answer took; a server need not say it."
         new = [used.get(k) if isinstance(used, dict) else None for k in ('prompt_tokens', 'completion_tokens')]
-        with self.lock: self.usage = tuple(a + b for a, b in zip(self.usage, (1, *(n if isinstance(n, int) else 0 for n in new))))
+        with self.lock:
+            self.usage = tuple(a + b for a, b in zip(
+                self.usage, (1, *(n if isinstance(n, int) else 0 for n in new))))
 
 def words_of(answer:dict) -> str|None:
-    "The text of a server's answer; a refusal as such; '' where it ended before the first word; None for what is no chat answer."
+    """The text of a server's answer; a refusal as such; '' where it ended before the first word;
+    None for what is no chat answer."""
     try: choice = answer['choices'][0]; text, refusal = (choice['message'].get(k) for k in ('content', 'refusal'))
     except (AttributeError, IndexError, KeyError, TypeError): return None
-    if isinstance(text, str): return text.encode('utf-8', 'replace').decode().strip() # half an emoji cannot be written to a file
+    # half an emoji cannot be written to a file
+    if isinstance(text, str): return text.encode('utf-8', 'replace').decode().strip()
     if isinstance(refusal, str): return f'I am sorry: {refusal}'
     return '' if choice.get('finish_reason') in ('content_filter', 'length') else None
 
 # %% ../nbs/05_vaps.ipynb #0a6fb4ea
-MLLM_OPTIONS = {'measure': (), 'hf': ('batch_size', 'max_tokens', 'dtype', 'device_map'), 'openai': ('concurrency', 'max_tokens', 'timeout')} # what each back end can be told
+# what each back end can be told
+MLLM_OPTIONS = {'measure': (), 'hf': ('batch_size', 'max_tokens', 'dtype', 'device_map'),
+                'openai': ('concurrency', 'max_tokens', 'timeout')}
 
 def make_mllm(
     name:str='measure',    # measure, hf:NAME_OR_PATH or openai:MODEL@URL
     **options,             # of `MLLM_OPTIONS`; None: as the model says
 ) -> MLLM:
-    "The model that a word of the command line stands for; `ValueError` for any other word, or an option that does not fit it."
+    """The model that a word of the command line stands for; `ValueError` for any other word,
+    or an option that does not fit it."""
     kind, options = name.partition(':')[0], {k: v for k, v in options.items() if v is not None}
     dashed = lambda ks: ', '.join('--' + k.replace('_', '-') for k in ks)
     if wrong := [k for k in options if k not in MLLM_OPTIONS.get(kind, options)]:
-        raise ValueError(f'{dashed(wrong)} does not fit --mllm {name}: leave it out ({kind} takes {dashed(MLLM_OPTIONS[kind]) or "no option"})')
+        raise ValueError(f'{dashed(wrong)} does not fit --mllm {name}: leave it out '
+                         f'({kind} takes {dashed(MLLM_OPTIONS[kind]) or "no option"})')
     if name == 'measure': return MeasuringDescriber()
     if kind == 'hf' and name[3:]:
         import torch
-        if not isinstance(getattr(torch, (dtype := options.get('dtype', 'auto')), None), torch.dtype) and dtype != 'auto': raise ValueError(f'--dtype {dtype} is not known: give auto, bfloat16, float16 or float32')
-        return TransformersMLLM(name[3:], **{dict(max_tokens='max_new_tokens').get(k, k): v for k, v in options.items()})
+        if (not isinstance(getattr(torch, (dtype := options.get('dtype', 'auto')), None), torch.dtype)
+                and dtype != 'auto'):
+            raise ValueError(f'--dtype {dtype} is not known: give auto, bfloat16, float16 or float32')
+        return TransformersMLLM(
+            name[3:], **{dict(max_tokens='max_new_tokens').get(k, k): v for k, v in options.items()})
     if m := re.fullmatch(r'openai:(.+?)@(https?://.+)', name): return OpenAIMLLM(m[1], m[2], **options)
-    raise ValueError(f'--mllm {name!r} is not known: choose measure, hf:NAME_OR_PATH or openai:MODEL@URL (such as openai:llava@http://localhost:8000/v1)')
+    raise ValueError(f'--mllm {name!r} is not known: choose measure, hf:NAME_OR_PATH or openai:MODEL@URL '
+                     '(such as openai:llava@http://localhost:8000/v1)')
 
 # %% ../nbs/05_vaps.ipynb #182e4331
-FIELDS = ('file_name', 'label', 't1', 't2', 't_mix', 'model', 'prompt_version') # of one line; `failed`, `shortened` and `setting` where there is something to say
+# of one line; `failed`, `shortened` and `setting` where there is something to say
+FIELDS = ('file_name', 'label', 't1', 't2', 't_mix', 'model', 'prompt_version')
 
 def read_lines(path):
-    "Yield (description, bytes up to its end) of descriptions.jsonl. A last line that a stop tore is left out; any other damage raises `ValueError` with its line number."
+    """Yield (description, bytes up to its end) of descriptions.jsonl. A last line that a stop tore is left out;
+    any other damage raises `ValueError` with its line number."""
     end = 0
     with open(path, 'rb') as lines:
         for i, line in enumerate(lines, 1):
             if not line.endswith(b'\n'): return                              # a line is whole when its newline is there
             try: row = json.loads(line); missing = set(FIELDS) - set(row)
             except (ValueError, TypeError): row, missing = None, True
-            if missing: raise ValueError(f'{path}, line {i} is damaged: delete that line, and run `vap-diffusion describe` again')
+            if missing:
+                raise ValueError(f'{path}, line {i} is damaged: '
+                                 'delete that line, and run `vap-diffusion describe` again')
             end += len(line)
             yield row, end
 
 def check_measurable(out):
-    "Can the images of a working folder be measured, as `verify_table` of chapter 06 has to? Raises `ValueError` that names a modality which cannot, before anything is paid for."
+    """Can the images of a working folder be measured, as `verify_table` of chapter 06 has to?
+    Raises `ValueError` that names a modality which cannot, before anything is paid for."""
     unknown = sorted(set(load_table(out).modality) - set(MeasuringDescriber.readers))
-    if unknown: raise ValueError(f'the measuring describer knows {", ".join(MeasuringDescriber.readers)}, not {unknown[0]!r}: leave --verify out for {out}')
+    if unknown:
+        raise ValueError(f'the measuring describer knows {", ".join(MeasuringDescriber.readers)}, not {unknown[0]!r}: '
+                         f'leave --verify out for {out}')
 
 def load_descriptions(
     out,                   # the working folder
@@ -1346,10 +1630,14 @@ def load_descriptions(
     path = Path(out)/'descriptions.jsonl'
     if not path.exists():
         shards = sorted(Path(out).glob('descriptions.*-of-*.jsonl'))
-        what = f'{len(shards)} shards, not yet put together: run `vap-diffusion describe {out} --merge`' if shards else f'no descriptions.jsonl: make it first with `vap-diffusion describe {out}`'
+        what = (f'{len(shards)} shards, not yet put together: run `vap-diffusion describe {out} --merge`' if shards
+                else f'no descriptions.jsonl: make it first with `vap-diffusion describe {out}`')
         raise FileNotFoundError(f'{out} holds {what}')
     same, columns, kept = {}, (*FIELDS, 'failed', 'shortened'), {}            # t2 and others are the same string on all lines: keep one
-    for row, _ in read_lines(path): kept[row['file_name']] = tuple(same.setdefault(v, v) if k in ('t2', 'model', 'label', 'prompt_version') else v for k in columns for v in [row.get(k, '')])
+    for row, _ in read_lines(path):
+        kept[row['file_name']] = tuple(
+            same.setdefault(v, v) if k in ('t2', 'model', 'label', 'prompt_version') else v
+            for k in columns for v in [row.get(k, '')])
     return pd.DataFrame(list(kept.values()), columns=columns)
 
 def count_descriptions(
@@ -1365,7 +1653,9 @@ def count_descriptions(
 # %% ../nbs/05_vaps.ipynb #d7fac4df
 def setting_of(steps, temperature, seed) -> str:
     "How an answer was asked for, where it is not the usual way."
-    return '' if (tuple(steps), temperature) == ((1, 2, 3), 0) else f"steps {''.join(map(str, steps))}, temperature {temperature:g}" + (f', seed {seed}' if temperature else '')
+    return ('' if (tuple(steps), temperature) == ((1, 2, 3), 0)
+            else f"steps {''.join(map(str, steps))}, temperature {temperature:g}"
+                 + (f', seed {seed}' if temperature else ''))
 
 def check_origin(path, rows, mllm:MLLM, versions:set[str], setting:str=''):
     "Pass (row, end) on. Raises `ValueError` at a line that is the answer of another model, or to other questions."
@@ -1374,8 +1664,10 @@ def check_origin(path, rows, mllm:MLLM, versions:set[str], setting:str=''):
         there = row['model'], row.get('setting', '')
         if here != there or row['prompt_version'] not in versions:
             told = lambda model, how: model + (f' ({how})' if how else '')
-            raise ValueError(f"{path} holds descriptions by {told(*there)}, prompts {row['prompt_version']}, not by {told(*here)}, prompts {', '.join(sorted(versions))}: "
-                             'go on with that --mllm, or delete the file to describe all images anew, or use another working folder')
+            raise ValueError(f"{path} holds descriptions by {told(*there)}, prompts {row['prompt_version']}, "
+                             f"not by {told(*here)}, prompts {', '.join(sorted(versions))}: "
+                             'go on with that --mllm, or delete the file to describe all images anew, '
+                             'or use another working folder')
         yield row, end
 
 # %% ../nbs/05_vaps.ipynb #cddb9b66
@@ -1388,7 +1680,8 @@ def describe_files(
     prompters:dict[str, VisualAttributePrompter], # by modality
     paths:list, modality:str,
 ) -> list[dict[str, str]]: # one for each, as from `describe_many`
-    "Load images of one modality and ask. What the server says instead of an answer about an image is recorded, as long as it may be a matter of that image."
+    """Load images of one modality and ask. What the server says instead of an answer about an image is recorded,
+    as long as it may be a matter of that image."""
     prompter, size = prompters[modality], getattr(prompters[modality].mllm, 'image_size', None)
     try: return prompter.describe_many([load_image(p, size) if size else centre_square(load_image(p)) for p in paths])
     except ServerError as e:
@@ -1401,12 +1694,14 @@ def _start_worker(modalities, steps, t2, max_words):
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)                               # Linux: end with the parent, however it ends
     global _prompters
-    _prompters = {m: VisualAttributePrompter(MeasuringDescriber(), m, steps, max_words=max_words, t2=t2.get(m)) for m in modalities}
+    _prompters = {m: VisualAttributePrompter(MeasuringDescriber(), m, steps, max_words=max_words, t2=t2.get(m))
+                  for m in modalities}
 
 def _in_worker(job): return [describe_files(_prompters, [path], modality)[0] for path, modality in job]
 
 def in_processes(images, steps, t2, max_words):
-    "Measure (path, modality) of each image on all cores; answers in order. Eight jobs of 16 images a core are under way, however many there are."
+    """Measure (path, modality) of each image on all cores; answers in order.
+    Eight jobs of 16 images a core are under way, however many there are."""
     cores, images = min(len(os.sched_getaffinity(0)), 16), iter(images)
     jobs = iter(lambda: list(islice(images, 16)), [])
     with warnings.catch_warnings():
@@ -1420,11 +1715,13 @@ def in_processes(images, steps, t2, max_words):
                 found = waiting.popleft().result()
                 waiting.extend(pool.submit(_in_worker, job) for job in islice(jobs, 1))
                 yield from found
-            pool.shutdown()                                                   # all is done: the workers' end is waited for, or Python's own would race with it
+            # all is done: the workers' end is waited for, or Python's own would race with it
+            pool.shutdown()
         finally: pool.shutdown(wait=False, cancel_futures=True)
 
 def in_threads(ask, jobs, threads:int):
-    "Yield ask(job) as they are finished. Twice as many jobs as threads are under way, however many there are; when one fails, the others are waited for and yielded first."
+    """Yield ask(job) as they are finished. Twice as many jobs as threads are under way, however many there are;
+    when one fails, the others are waited for and yielded first."""
     pool, jobs, error = ThreadPoolExecutor(threads, 'question'), iter(jobs), None
     waiting = {pool.submit(ask, job) for job in islice(jobs, 2*threads)}
     try:
@@ -1440,15 +1737,19 @@ def in_threads(ask, jobs, threads:int):
     finally: pool.shutdown(wait=error is not None, cancel_futures=True)
 
 def threads_for(mllm, concurrency:int) -> int:
-    "Half as many again as may ask, where the model makes them wait for their turn: meanwhile they open and encode images."
+    """Half as many again as may ask, where the model makes them wait for their turn:
+    meanwhile they open and encode images."""
     return concurrency + concurrency//2 if hasattr(mllm, 'turns') and concurrency == mllm.concurrency else concurrency
 
 def answers(prompters, todo:pd.DataFrame, root:Path, concurrency:int=1):
-    "Yield (row number, answer) for each row of `todo`, by the way that fits the model. Paths are made one by one: 100,000 at once would take 60 MB."
+    """Yield (row number, answer) for each row of `todo`, by the way that fits the model.
+    Paths are made one by one: 100,000 at once would take 60 MB."""
     mllm, names, modalities = next(iter(prompters.values())).mllm, todo.file_name.array, todo.modality.array
-    if type(mllm) is MeasuringDescriber and len(todo) >= 200 and sys.platform.startswith('linux') and len(os.sched_getaffinity(0)) > 1:
+    if (type(mllm) is MeasuringDescriber and len(todo) >= 200 and sys.platform.startswith('linux')
+            and len(os.sched_getaffinity(0)) > 1):
         first = next(iter(prompters.values()))
-        yield from enumerate(in_processes(((root/f, m) for f, m in zip(names, modalities)), first.steps, {m: p.t2 for m, p in prompters.items()}, first.max_words))
+        yield from enumerate(in_processes(((root/f, m) for f, m in zip(names, modalities)), first.steps,
+                                          {m: p.t2 for m, p in prompters.items()}, first.max_words))
         return
     size = getattr(mllm, 'batch_size', 1) if hasattr(mllm, 'chat_many') else 1
     def jobs(): # batches of one modality
@@ -1457,7 +1758,9 @@ def answers(prompters, todo:pd.DataFrame, root:Path, concurrency:int=1):
             for k in range(0, len(rows), size): yield rows[k:k + size].tolist()
         if size == 1: yield from ([i] for i in range(len(todo)))
     ask = lambda rows: list(zip(rows, describe_files(prompters, [root/names[i] for i in rows], modalities[rows[0]])))
-    for found in (map(ask, jobs()) if concurrency == 1 else in_threads(ask, jobs(), threads_for(mllm, concurrency))): yield from found
+    for found in (map(ask, jobs()) if concurrency == 1
+                  else in_threads(ask, jobs(), threads_for(mllm, concurrency))):
+        yield from found
 
 # %% ../nbs/05_vaps.ipynb #05168054
 def second_answers(out, prompters, setting) -> dict[str, str]: # modality -> t2
@@ -1494,26 +1797,34 @@ def write_descriptions(
     retry:bool=False,      # ask again about images whose description failed
     limit:int|None=None,   # images in this call
 ) -> Path:                # the file that was written
-    """Describe every image of the table: out/descriptions.jsonl, one line per image, written as it is made. The same call again asks only for what is missing. In memory are the table's file names, and no text.
+    """Describe every image of the table: out/descriptions.jsonl, one line per image, written as it is made.
+    The same call again asks only for what is missing. In memory are the table's file names, and no text.
 
-    `max_words` counts words and knows no text encoder: one that reads fewer tokens (CLIP's 77 are some 50 words) leaves out the end of a longer description; `bank_report` of chapter 08 counts these (`too long`).
-    What a server fails to answer about one image is recorded like a refusal; a dead server, a wrong key or an unknown model stops the run (`ServerError`, `ConnectionError`), and the same call goes on.
-    Raises `ValueError` when the file holds descriptions of another model or of other prompts, `BlockingIOError` while another process writes it."""
+    `max_words` counts words and knows no text encoder: one that reads fewer tokens (CLIP's 77 are some 50 words)
+    leaves out the end of a longer description; `bank_report` of chapter 08 counts these (`too long`).
+    What a server fails to answer about one image is recorded like a refusal; a dead server, a wrong key
+    or an unknown model stops the run (`ServerError`, `ConnectionError`), and the same call goes on.
+    Raises `ValueError` when the file holds descriptions of another model or of other prompts,
+    `BlockingIOError` while another process writes it."""
     out, mllm = Path(out), mllm or MeasuringDescriber()
     table, path, setting = load_table(out), shard_path(out, shard), setting_of(steps, temperature, seed)
     root, table = Path(table.attrs['root']), table[['file_name', 'label', 'modality']]
-    if not 1 <= shard[0] <= shard[1]: raise ValueError(f'shard {shard[0]}/{shard[1]} is none: give I/N with I from 1 to N')
-    prompters = {m: VisualAttributePrompter(mllm, m, steps, temperature, seed, max_words=max_words) for m in sorted(table.modality.unique())}
+    if not 1 <= shard[0] <= shard[1]:
+        raise ValueError(f'shard {shard[0]}/{shard[1]} is none: give I/N with I from 1 to N')
+    prompters = {m: VisualAttributePrompter(mllm, m, steps, temperature, seed, max_words=max_words)
+                 for m in sorted(table.modality.unique())}
     with writing(path):
         done, failed, good = set(), set(), 0
-        for row, good in check_origin(path, read_lines(path), mllm, {p.prompts.version for p in prompters.values()}, setting) if path.exists() else ():
+        for row, good in (check_origin(path, read_lines(path), mllm, {p.prompts.version for p in prompters.values()},
+                                       setting) if path.exists() else ()):
             done.add(row['file_name']); (failed.add if row.get('failed') else failed.discard)(row['file_name'])
         if path.exists() and path.stat().st_size > good: os.truncate(path, good)  # the torn line's image is asked again
         if retry: done -= failed
         mine = table.iloc[shard[0] - 1::shard[1]]
         todo = mine[~mine.file_name.isin(done)].head(limit)
         had, done, failed = int(mine.file_name.isin(done).sum()), None, None
-        write_answers(path, todo, root, prompters, setting, concurrency or getattr(mllm, 'concurrency', 1), tqdm(total=len(mine), initial=had, desc='describing', unit='image', disable=not progress))
+        write_answers(path, todo, root, prompters, setting, concurrency or getattr(mllm, 'concurrency', 1),
+                      tqdm(total=len(mine), initial=had, desc='describing', unit='image', disable=not progress))
     return path
 
 def describe_table(
@@ -1526,8 +1837,10 @@ def describe_table(
     return load_descriptions(out) if shard == (1, 1) else None
 
 def unless_dead(found, concurrency:int, threads:int):
-    """Pass (row number, answer) on. A failure of the server waits until as many images were answered as were under way with it, and one more: that was begun later, so the server lives.
-    After 2 x `concurrency` failures in a row, at least 8 (or half as many, most of the last images) it is dead: what waits is dropped, so that the next call asks again. Raises `ServerError`."""
+    """Pass (row number, answer) on. A failure of the server waits until as many images were answered
+    as were under way with it, and one more: that was begun later, so the server lives.
+    After 2 x `concurrency` failures in a row, at least 8 (or half as many, most of the last images) it is dead:
+    what waits is dropped, so that the next call asks again. Raises `ServerError`."""
     waiting, good, row, many = deque(), 0, 0, max(8, 2*concurrency)
     for i, answer in found:
         if answer.get('failed', '').startswith('server:'): waiting.append((i, answer, good)); row += 1
@@ -1536,7 +1849,9 @@ def unless_dead(found, concurrency:int, threads:int):
             while waiting and good - waiting[0][2] >= (2*threads if threads > 1 else 1): yield waiting.popleft()[:2]
             yield i, answer
         if row >= many: break
-    if row >= many or waiting and len(waiting) > max(many//2, good - waiting[0][2]): raise ServerError(f"{row or len(waiting)} images in a row got no answer, the last: {waiting[-1][1]['failed'].partition(': ')[2]}", stops=True)
+    if row >= many or waiting and len(waiting) > max(many//2, good - waiting[0][2]):
+        raise ServerError(f"{row or len(waiting)} images in a row got no answer, "
+                          f"the last: {waiting[-1][1]['failed'].partition(': ')[2]}", stops=True)
     yield from (w[:2] for w in waiting)
 
 def write_answers(path, todo, root, prompters, setting, concurrency, bar):
@@ -1545,23 +1860,37 @@ def write_answers(path, todo, root, prompters, setting, concurrency, bar):
     names, labels, modalities = (todo[c].array for c in ('file_name', 'label', 'modality'))
     with open(path, 'a', encoding='utf-8') as lines, bar:
         if len(todo): second_answers(path.parent, prompters, setting)
-        for i, answer in unless_dead(answers(prompters, todo, root, concurrency), concurrency, threads_for(mllm, concurrency)) if len(todo) else ():
-            row = dict(file_name=names[i], label=labels[i], **answer, model=mllm.name, prompt_version=prompters[modalities[i]].prompts.version) | (dict(setting=setting) if setting else {})
+        for i, answer in (unless_dead(answers(prompters, todo, root, concurrency), concurrency,
+                                      threads_for(mllm, concurrency)) if len(todo) else ()):
+            row = (dict(file_name=names[i], label=labels[i], **answer, model=mllm.name,
+                        prompt_version=prompters[modalities[i]].prompts.version)
+                   | (dict(setting=setting) if setting else {}))
             lines.write(json.dumps(row, ensure_ascii=False) + '\n'); lines.flush()
             if 'failed' in answer: reason = answer['failed'].split(':')[0]; failed[reason] = failed.get(reason, 0) + 1
             shortened += 'shortened' in answer
             bar.set_postfix(dict(failed=sum(failed.values())), refresh=False); bar.update()
     if shortened: warnings.warn(f'{shortened} answers were too long and were cut at a sentence end', stacklevel=3)
-    if failed: warnings.warn(f"{mllm.name} gave no usable answer about {sum(failed.values())} images ({', '.join(f'{k}: {v}' for k, v in failed.items())}): they stand in {path} with the reason, and have no words; `--retry` asks again", stacklevel=3)
+    if failed:
+        warnings.warn(f"{mllm.name} gave no usable answer about {sum(failed.values())} images "
+                      f"({', '.join(f'{k}: {v}' for k, v in failed.items())}): they stand in {path} with the reason, "
+                      "and have no words; `--retry` asks again", stacklevel=3)
 
 def merge_descriptions(out) -> int: # images
-    "Put the shards together: out/descriptions.jsonl, the last line about each image. Raises `ValueError` that names a shard or an image that is missing, or shards of different models or questions; `BlockingIOError` while one is written."
+    """Put the shards together: out/descriptions.jsonl, the last line about each image.
+    Raises `ValueError` that names a shard or an image that is missing, or shards of different models or questions;
+    `BlockingIOError` while one is written."""
     out, shards = Path(out), {}
     for p in Path(out).glob('descriptions.*-of-*.jsonl'):
-        i, n = map(int, re.fullmatch(r'descriptions\.(\d+)-of-(\d+)\.jsonl', p.name).groups()); shards.setdefault(n, {})[i] = p
-    if len(shards) != 1: raise ValueError(f'{out} holds shards of {" and of ".join(map(str, sorted(shards))) or "no run"}: ' + ('delete those that do not belong' if shards else f'make them first with `vap-diffusion describe {out} --shard 1/2`'))
+        i, n = map(int, re.fullmatch(r'descriptions\.(\d+)-of-(\d+)\.jsonl', p.name).groups())
+        shards.setdefault(n, {})[i] = p
+    if len(shards) != 1:
+        raise ValueError(f'{out} holds shards of {" and of ".join(map(str, sorted(shards))) or "no run"}: '
+                         + ('delete those that do not belong' if shards
+                            else f'make them first with `vap-diffusion describe {out} --shard 1/2`'))
     (n, found), = shards.items()
-    if missing := sorted(set(range(1, n + 1)) - set(found)): raise ValueError(f'{out} lacks shard {missing[0]} of {n}: run `vap-diffusion describe {out} --shard {missing[0]}/{n}`')
+    if missing := sorted(set(range(1, n + 1)) - set(found)):
+        raise ValueError(f'{out} lacks shard {missing[0]} of {n}: '
+                         f'run `vap-diffusion describe {out} --shard {missing[0]}/{n}`')
     table, path, part = load_table(out), out/'descriptions.jsonl', out/'descriptions.part'
     modality, origins, asked, last = dict(zip(table.file_name, table.modality)), {}, {}, {}
     told = lambda found: '; '.join(f'{file}: {what}'.strip() for what, file in found.items())
@@ -1571,20 +1900,31 @@ def merge_descriptions(out) -> int: # images
             for row, end in read_lines(found[i]):
                 last[row['file_name']] = i, end                              # --retry appends: the last line of an image counts
                 origins.setdefault(f"{row['model']} {row.get('setting', '')}", found[i].name)
-                asked.setdefault(modality.get(row['file_name']), {}).setdefault(f"prompts {row['prompt_version']}", found[i].name)
-        if len(origins) > 1: raise ValueError(f'the shards are by different models or settings ({told(origins)}): describe them alike')
+                asked.setdefault(modality.get(row['file_name']), {}).setdefault(
+                    f"prompts {row['prompt_version']}", found[i].name)
+        if len(origins) > 1:
+            raise ValueError(f'the shards are by different models or settings ({told(origins)}): describe them alike')
         for m, versions in asked.items():
-            if m and len(versions) > 1: raise ValueError(f'the shards answer different questions about {m} ({told(versions)}): describe them alike')
+            if m and len(versions) > 1:
+                raise ValueError(f'the shards answer different questions about {m} ({told(versions)}): '
+                                 'describe them alike')
         absent = [f for f in table.file_name if f not in last]
-        if absent: raise ValueError(f'the shards lack {len(absent)} images, first {absent[0]}: run each `vap-diffusion describe {out} --shard I/{n}` to its end')
-        known = lambda row: f"{row['model']} {row.get('setting', '')}" in origins and f"prompts {row['prompt_version']}" in asked.get(modality.get(row['file_name']), {})
+        if absent:
+            raise ValueError(f'the shards lack {len(absent)} images, first {absent[0]}: '
+                             f'run each `vap-diffusion describe {out} --shard I/{n}` to its end')
+        known = lambda row: (f"{row['model']} {row.get('setting', '')}" in origins
+                             and f"prompts {row['prompt_version']}" in asked.get(modality.get(row['file_name']), {}))
         before = [row for row, _ in read_lines(path)] if path.exists() else []
-        if other := next((row for row in before if not known(row)), None): raise ValueError(f"{path} holds descriptions by {other['model']} ({other['prompt_version']}), the shards are by {next(iter(origins)).strip()}: move that file away, or delete it")
+        if other := next((row for row in before if not known(row)), None):
+            raise ValueError(f"{path} holds descriptions by {other['model']} ({other['prompt_version']}), "
+                             f"the shards are by {next(iter(origins)).strip()}: move that file away, or delete it")
         later = {row['file_name']: row for row in before if not row.get('failed')}  # what `--retry` got after an earlier merge
         with open(part, 'w', encoding='utf-8') as lines:
             for i in sorted(found):
                 for row, end in read_lines(found[i]):
-                    if last[row['file_name']] == (i, end): lines.write(json.dumps(later.get(row['file_name'], row) if row.get('failed') else row, ensure_ascii=False) + '\n')
+                    if last[row['file_name']] == (i, end):
+                        lines.write(json.dumps(later.get(row['file_name'], row) if row.get('failed') else row,
+                                               ensure_ascii=False) + '\n')
         part.replace(path)
     return len(last)
 
@@ -1593,15 +1933,19 @@ def estimate(
     **how,                       # of `write_descriptions`
 ) -> dict[str, int]:             # images left, requests, tokens in, tokens out that they will take; {} where the model counts none
     "Describe a few images, and reckon from what they took what the rest will take."
-    before, seconds = np.array(getattr(mllm, 'usage', (0, 0, 0))), lambda: len(read_json(p)) if (p := Path(out)/'t2.json').exists() else 0
+    before, seconds = (np.array(getattr(mllm, 'usage', (0, 0, 0))),
+                       lambda: len(read_json(p)) if (p := Path(out)/'t2.json').exists() else 0)
     shard, retry = how.get('shard', (1, 1)), how.get('retry', False)
     def left() -> int: # images that the next call asks about
         path, failed = shard_path(out, shard), {}
         for row, _ in read_lines(path) if path.exists() else (): failed[row['file_name']] = bool(row.get('failed'))
-        return sum(retry and failed[f] if f in failed else True for f in load_table(out).file_name.iloc[shard[0] - 1::shard[1]])
+        return sum(retry and failed[f] if f in failed else True
+                   for f in load_table(out).file_name.iloc[shard[0] - 1::shard[1]])
     todo, known = left(), seconds()
     write_descriptions(out, mllm, progress=False, limit=sample, **how)
     made, used = min(sample, todo), np.array(getattr(mllm, 'usage', (0, 0, 0))) - before
     if not made or not used[0]: return {}
-    per_image = (used - np.array([seconds() - known if 2 in how.get('steps', (1, 2, 3)) else 0, 0, 0]))/made # Question 2 is not asked again
-    return dict(images=left(), **{k: int(round(x*left())) for k, x in zip(('requests', 'tokens_in', 'tokens_out'), per_image)})
+    # Question 2 is not asked again
+    per_image = (used - np.array([seconds() - known if 2 in how.get('steps', (1, 2, 3)) else 0, 0, 0]))/made
+    return dict(images=left(), **{k: int(round(x*left()))
+                                  for k, x in zip(('requests', 'tokens_in', 'tokens_out'), per_image)})
