@@ -26,6 +26,7 @@ def arguments(argv):
                                               'model, same seeds; real images only of phantoms')
     ap.add_argument('--features', default='phantoms', help='the judge: a name or folder')
     ap.add_argument('--n', type=int, default=1000, help='painted images of each kind; at most those of the split')
+    ap.add_argument('--prompts', nargs='+', choices=PROMPTS, default=PROMPTS, help='kinds of prompts; bank first')
     ap.add_argument('--split', default='test')
     ap.add_argument('--guidance', type=float, default=2)
     return ap.parse_args(argv)
@@ -57,7 +58,7 @@ def main(argv=None):
         for method in METHODS:
             run, pipe = runs[method][i], build_pipeline(runs[method][i])
             vae = vae or pipe.vae
-            for kind in PROMPTS if pipe.config.uses_text else PROMPTS[:1]:
+            for kind in a.prompts if pipe.config.uses_text else PROMPTS[:1]:
                 sets[method, kind] = w/'claim'/f'{run.name}-{kind}-{a.split}'
                 sample(pipe, sets[method, kind], n, like=w, split=a.split, prompts=kind, seed=seed, guidance_scale=a.guidance)
         found = judge(sets, vae, table, record['size'], a.split, n, a.features, seed)
