@@ -55,11 +55,13 @@ def test_a_stopped_training_goes_on(stage, tmp_path, monkeypatch):
         if len(looks) == 4: raise KeyboardInterrupt
         return loss(*args)
     monkeypatch.setattr(autoencoder, 'image_loss', stopped)
-    with pytest.raises(KeyboardInterrupt): call(vae, keep=file)
+    with pytest.raises(KeyboardInterrupt): call(vae, keep=file, log=[])
     assert torch.load(file, weights_only=True)['step'] == 3 and [p.name for p in file.parent.iterdir()] == ['state.pt']
     looks[:] = [1]*9
-    assert same(call(tiny(), keep=file), whole) and len(looks) == 9 + 3
-    assert same(call(tiny(), keep=file), whole) and len(looks) == 9 + 3
+    assert same(call(tiny(), keep=file, log=[]), whole) and len(looks) == 9 + 3
+    log = []
+    assert same(call(tiny(), keep=file, log=log), whole) and len(looks) == 9 + 3
+    assert [row['step'] for row in log] == [1], 'the log goes on, too'
 
 def test_minutes_count_those_before_the_stop(tmp_path, monkeypatch):
     monkeypatch.setattr(autoencoder.Kept, 'every', 0.)

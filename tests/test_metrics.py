@@ -155,6 +155,24 @@ def test_evaluate_has_floors_halves_and_intervals():
     assert evaluate(noise(0), noise(1), net, n=4)['k_coverage'] == 3
     json.dumps(rich, allow_nan=False)
 
+def test_a_stopped_feature_training_goes_on(tmp_path, monkeypatch):
+    "In the middle, and after its end: the network of an undisturbed run."
+    from vap_diffusion import autoencoder, metrics
+    call = lambda **kw: metrics.train_features(noise(0), ['a', 'b']*32, steps=6, batch_size=8, progress=False, **kw)
+    whole, loss, looks, file = call(), metrics.instance_loss, [], tmp_path/'new'/'state.pt'
+    monkeypatch.setattr(autoencoder.Kept, 'every', 0.)
+    def stopped(*args):
+        looks.append(1)
+        if len(looks) == 4: raise KeyboardInterrupt
+        return loss(*args)
+    monkeypatch.setattr(metrics, 'instance_loss', stopped)
+    with pytest.raises(KeyboardInterrupt): call(keep=file, log=[])
+    for _ in range(2):
+        log = []
+        net = call(keep=file, log=log)
+        assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), net.state_dict().values()))
+        assert len(looks) == 4 + 3 and [row['step'] for row in log] == [1]
+
 def test_too_few_points():
     from vap_diffusion.metrics import ImprovedPrecisionRecall
     metric = ImprovedPrecisionRecall(k=5)

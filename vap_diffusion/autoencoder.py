@@ -191,12 +191,13 @@ class Kept:
     """State of a training in a file, written every half minute and at the end, from which the same call goes on.
     Without a path nothing is kept."""
     every = 30.
-    def __init__(self, path:Path|None, generator:torch.Generator, parts:list): # parts: modules and optimizers
-        self.path, self.generator, self.parts, self.step, self.seconds, self.saved = (
-            path and Path(path), generator, parts, 0, 0., time.time())
+    def __init__(self, path:Path|None, generator:torch.Generator, parts:list, # parts: modules and optimizers
+                 log:list|None=None):                                         # goes on, too
+        self.path, self.generator, self.parts, self.step, self.seconds, self.saved, self.log = (
+            path and Path(path), generator, parts, 0, 0., time.time(), [] if log is None else log)
         if not path or not self.path.exists(): return
         state = torch.load(self.path, map_location='cpu', weights_only=True)
-        self.step, self.seconds = state['step'], state['seconds']
+        self.step, self.seconds, self.log[:] = state['step'], state['seconds'], state.get('log', [])
         for part, kept in zip(parts, state['parts']): part.load_state_dict(kept)
         generator.set_state(state['random'][0]); torch.set_rng_state(state['random'][1])
 
@@ -205,7 +206,7 @@ class Kept:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix('.part')
         with open(part, 'wb') as file: # opened here, a full disk says so
-            torch.save(dict(step=step, seconds=seconds, parts=[p.state_dict() for p in self.parts],
+            torch.save(dict(step=step, seconds=seconds, log=self.log, parts=[p.state_dict() for p in self.parts],
                             random=[self.generator.get_state(), torch.get_rng_state()]), file)
         part.replace(self.path)
         self.saved = time.time()
@@ -295,7 +296,8 @@ def train_autoencoder(
         check_size(vae, images)
         vae = vae.requires_grad_(True).train().to(device, memory_format=torch.channels_last)
         optimizers = make_optimizers(vae, lr)
-        kept = Kept(keep, generator, [vae, *(optimizer for optimizer, _ in optimizers)])
+        kept = Kept(keep, generator, [vae, *(optimizer for optimizer, _ in optimizers)], log)
+        start -= kept.seconds
         for step, done, bar in budget(minutes, steps, 'autoencoder', progress, kept):
             for optimizer, peak in optimizers: optimizer.param_groups[0]['lr'] = peak*one_cycle(done)
             rows = torch.randint(len(images), (batch_size,), generator=generator).numpy()
@@ -451,7 +453,8 @@ def finetune_decoder(
         optimizers, judging = (
             make_optimizers(decoder, lr, betas=(0.5, 0.99)),
             torch.optim.AdamW(judge.parameters(), betas=(0.5, 0.99), weight_decay=0))
-        kept = Kept(keep, generator, [decoder, judge, average, *(optimizer for optimizer, _ in optimizers), judging])
+        kept = Kept(keep, generator, [decoder, judge, average, *(optimizer for optimizer, _ in optimizers), judging], log)
+        start -= kept.seconds
         for step, done, bar in budget(minutes, steps, 'decoder', progress, kept):
             for optimizer, peak in [*optimizers, (judging, lr/4)]:
                 optimizer.param_groups[0]['lr'] = peak*one_cycle(done)
@@ -524,18 +527,18 @@ def main(argv=None):
     keep = lambda stage: a.out/f'{stage}.pt' # a stopped command goes on
     a.out.mkdir(parents=True, exist_ok=True)
     train, test, data = training_images(a.table, a.images, a.size, a.seed)
-    start, logs = time.time(), ([], [])
+    logs = [], []
     vae = train_autoencoder(train, **first, vae=load_autoencoder(a.start) if a.start else None, seed=a.seed,
                             log=logs[0], keep=keep('both'))
     before = {k: v.half().contiguous() for k, v in vae.state_dict().items()
               if k.startswith(('decoder.', 'post_quant_conv.'))}
     scores = [reconstruction(vae, test)]
-    vae, seconds = (finetune_decoder(vae, train, **second, seed=a.seed, log=logs[1], keep=keep('decoder')),
-                    round(time.time() - start))
+    vae = finetune_decoder(vae, train, **second, seed=a.seed, log=logs[1], keep=keep('decoder'))
     vae.half().save_pretrained(a.out)
     save_file(before, a.out/'decoder_before.safetensors')
     for stage in ('both', 'decoder'): keep(stage).unlink(missing_ok=True)
     scores.append(reconstruction(load_autoencoder(a.out), test))
+    seconds = round(sum(rows[-1]['seconds'] for rows in logs))
     for name, rows in zip(('both', 'decoder'), logs):
         print(f'{name}: {1000*rows[-1]["seconds"]/max(1, rows[-1]["step"]):.0f} ms a step')
     tell = lambda r: f"PSNR {r['psnr']:.2f} dB, SSIM {r['ssim']:.3f}, sharpness {r['sharpness']:.3f}"

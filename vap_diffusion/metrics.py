@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from .datasets import errors_in_one_line, load_images, load_table, read_json, write_json
 from .phantoms import MODALITIES, asset_path, make_phantoms
 from .vaps import MeasuringDescriber, load_descriptions, read_attributes
-from .autoencoder import autocast, training_device
+from .autoencoder import Kept, autocast, budget, seeded, training_device
 from .pipeline import SYNTHETIC, assemble
 
 # %% ../nbs/13_metrics.ipynb #0c1393d9
@@ -419,6 +419,8 @@ def train_features(
     name:str='features', # recorded in the network
     out=None, # folder to save to
     log:list|None=None, # gets a dict per 20 steps
+    progress:bool=True,
+    keep:Path|None=None, # a file for the state: a stopped training goes on from there
 ) -> FeatureNet:
     """Train a FeatureNet without labels: tell images apart from two crops each, a damaged copy being another image (SimCLR).
 
@@ -426,13 +428,10 @@ def train_features(
     how clean it is. Stops after `minutes` or `steps`. ValueError if neither is given, or for fewer than 8 images.
     """
     images = as_bytes(images)
-    if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
     if len(images) < 8:
         raise ValueError(f'{len(images)} images are too few to train features: give at least 8, better thousands')
-    generator, device = torch.Generator().manual_seed(seed), training_device()
-    classes = sorted(set(labels)) if labels is not None else []
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    classes, device = sorted(set(labels)) if labels is not None else [], training_device()
+    with seeded(seed) as generator:
         net = (FeatureNet(sample_size=images.shape[-1], classes=classes, name=name)
                .train().to(device, memory_format=torch.channels_last))
         width = net.num_features
@@ -441,9 +440,9 @@ def train_features(
         read_damage = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 6)).to(device)
     parameters = [p for m in (net.stages, project, read_damage) for p in m.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-2)
-    crop, done, step, start = images.shape[-1] * 3 // 4, 0., 0, time.time()
-    bar = tqdm(total=100, desc='features', unit='%')
-    while done < 1:
+    kept, crop = Kept(keep, generator, [net, project, read_damage, optimizer], log), images.shape[-1] * 3 // 4
+    start = time.time() - kept.seconds
+    for step, done, bar in budget(minutes, steps, 'features', progress, kept):
         for group in optimizer.param_groups: group['lr'] = lr * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * done)) / 2
         batch = images[torch.randint(0, len(images), (batch_size,), generator=generator)]
         damaged, target = random_damage(batch[:batch_size // 4], generator)
@@ -456,12 +455,8 @@ def train_features(
         optimizer.zero_grad()
         (instance + damage_weight * reading).backward()
         optimizer.step()
-        step += 1
-        done = min(1, step / steps if steps else (time.time() - start) / (60 * minutes))
-        bar.update(int(100 * done) - bar.n)
-        if log is not None and (step % 20 == 0 or done == 1):
-            log.append(dict(step=step, seconds=round(time.time() - start, 1), instance=instance.item(), damage=reading.item()))
-    bar.close()
+        if log is not None and (step == 0 or step % 20 == 19):
+            log.append(dict(step=step + 1, seconds=round(time.time() - start, 1), instance=instance.item(), damage=reading.item()))
     net.eval().cpu()
     settle(net, images, generator)
     if labels is not None: fit_classifier(net, images, torch.tensor([classes.index(x) for x in labels]))
@@ -994,13 +989,14 @@ def main(argv=None):
     command = 'python -m vap_diffusion.metrics ' + shlex.join(sys.argv[1:] if argv is None else argv)
     if (a.out/'config.json').is_file(): net = load_features(str(a.out))
     else:
-        log, began = [], time.time()
+        log = []
         net = train_features(images, labels, None if a.steps else a.minutes, a.steps, seed=a.seed,
-                             name=f'{name}-{a.size}', out=a.out, log=log)
+                             name=f'{name}-{a.size}', out=a.out, log=log, keep=a.out/'state.pt')
+        (a.out/'state.pt').unlink(missing_ok=True)
         correct = net.logits(extract(net, images)).argmax(1) == torch.tensor(
             [net.config.classes.index(x) for x in labels])
         write_card(a.out, command=f'`{command}`', data=f'{len(images)} training images of {name}, {a.size} px',
-                   seed=a.seed, steps=log[-1]['step'], seconds=round(time.time() - began),
+                   seed=a.seed, steps=a.steps or log[-1]['step'], seconds=round(log[-1]['seconds']),
                    threads=torch.get_num_threads(), parameters=sum(p.numel() for p in net.parameters()),
                    instance_loss=round(log[-1]['instance'], 3), damage_loss=round(log[-1]['damage'], 3),
                    classifier_accuracy_on_training_images=round(float(correct.float().mean()), 3),
