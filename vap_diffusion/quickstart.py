@@ -353,7 +353,7 @@ def quickstart(
     for split in splits:
         for kind in prompts: # what has no prompts is said before the training
             plan(draft, counts[split], prompts=kind, like=out, split=split, seed=seed)
-    stages('encode'); record = encode(out, autoencoder, adapt_minutes=adapt_minutes, seed=seed); note()
+    stages('encode'); record = encode(out, autoencoder, adapt_minutes=adapt_minutes, seed=seed, progress=progress); note()
     budget = dict(out=out, minutes=minutes, preset=preset, seed=seed, **changes)
     stages('train')
     runs = dict(zip(('class', 'class+text'), train_together([budget | dict(text=False), budget], progress))); note()

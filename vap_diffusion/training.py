@@ -65,7 +65,7 @@ def load_preset(
     return dict(name=name, **PRESETS[name])
 
 # %% ../nbs/11_training.ipynb #11a00005
-def adapted_autoencoder(out, vae, images, name, minutes, seed=0):
+def adapted_autoencoder(out, vae, images, name, minutes, seed=0, progress=True):
     """The autoencoder of a folder: `vae`, called `name`, as it is, or adapted to these images for some minutes,
     the last third for the decoder alone."""
     folder = Path(out)/'autoencoder'
@@ -81,8 +81,8 @@ def adapted_autoencoder(out, vae, images, name, minutes, seed=0):
     key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8] # other settings start anew
     both, alone = (folder/f'{stage}-{key}.pt' for stage in ('both', 'decoder'))
     # a stop loses half a minute at most
-    vae = train_autoencoder(images, minutes=minutes*2/3, vae=vae, seed=seed, keep=both)
-    vae = finetune_decoder(vae, images, minutes=minutes/3, seed=seed, keep=alone)
+    vae = train_autoencoder(images, minutes=minutes*2/3, vae=vae, seed=seed, keep=both, progress=progress)
+    vae = finetune_decoder(vae, images, minutes=minutes/3, seed=seed, keep=alone, progress=progress)
     vae.save_pretrained(folder)
     write_json(folder/'adapted.json', wanted)
     for file in folder.glob('*.pt'): file.unlink()
@@ -109,11 +109,12 @@ def encode_texts(
     encoder,               # a `TextEncoder`
     texts:list[str],       # one for each image, many of them equal
     batch_size:int=256,
+    progress:bool=True,
 ) -> tuple[Tensor, Tensor, Tensor]: # states T D float16 of all distinct texts end to end; for each image its start and its length
     "Encode each distinct text once; no padding is kept."
     distinct = {t: i for i, t in enumerate(dict.fromkeys(texts))}
     names, states, lengths = list(distinct), [], []
-    for i in tqdm(range(0, len(names), batch_size), desc='encoding texts'):
+    for i in tqdm(range(0, len(names), batch_size), desc='encoding texts', disable=not progress):
         s, mask = encoder.encode(names[i:i + batch_size])   # B L D, B L
         states.append(s[mask].half().cpu()); lengths += mask.sum(1).tolist()
     lengths = torch.tensor(lengths)                          # M
@@ -134,6 +135,7 @@ def encode(
     adapt_minutes:float=0,      # train the autoencoder further on the training images first
     flips:bool=False,           # also the mirrored training images, each with left and right exchanged in its description
     seed:int=0,                 # of the adaptation
+    progress:bool=True,
 ) -> dict:                      # the record, as in features/features.json
     """Images to moments and descriptions to token states, once: out/features/. The same call again changes nothing.
 
@@ -168,23 +170,24 @@ def encode(
                               f'use another working folder, or delete {folder}')
     folder.mkdir(exist_ok=True)
     with alone(folder):
-        images = load_images(table, table.attrs['root'], size)                              # N H W 3
+        images = load_images(table, table.attrs['root'], size, progress=progress)           # N H W 3
         train = (table.split == 'train').to_numpy(copy=True)
-        vae = adapted_autoencoder(out, vae, images[train], autoencoder, adapt_minutes, seed).to(training_device())
-        mean, logvar = encode_images(vae, images)                                          # N C h w
+        vae = adapted_autoencoder(out, vae, images[train], autoencoder, adapt_minutes, seed, progress).to(training_device())
+        moments = lambda x: encode_images(vae, x, progress=progress)
+        mean, logvar = moments(images)                                                      # N C h w
         shift, spread = channel_statistics(mean[torch.from_numpy(train)], logvar[torch.from_numpy(train)])
         if flips: # rows n to 2n of the cache
-            mean, logvar = (torch.cat(m) for m in zip((mean, logvar), encode_images(vae, images[:, :, ::-1].copy())))
+            mean, logvar = (torch.cat(m) for m in zip((mean, logvar), moments(images[:, :, ::-1].copy())))
             texts = texts + [mirrored(t) for t in texts]
-        states, starts, lengths = encode_texts(encoder.to(training_device()), texts)
-    record = wanted | dict(vae_fingerprint=fingerprint(vae), latents_mean=shift, latents_std=spread,
-                           latent=list(mean.shape[1:]), text_dim=encoder.width,
-                           max_text_tokens=encoder.context_length, classes=table.attrs['classes'],
-                           n=len(table), version=__version__)
-    note = dict(vae_fingerprint=record['vae_fingerprint'], text_fingerprint=encoder.fingerprint)
-    save_file(dict(mean=mean.half(), logvar=logvar.clamp(-30, 20).half()), folder/'moments.safetensors', note)
-    save_file(dict(states=states, starts=starts, lengths=lengths), folder/'text.safetensors', note)
-    write_json(folder/'features.json', record)                                              # last: with it the stage is done
+        states, starts, lengths = encode_texts(encoder.to(training_device()), texts, progress=progress)
+        record = wanted | dict(vae_fingerprint=fingerprint(vae), latents_mean=shift, latents_std=spread,
+                               latent=list(mean.shape[1:]), text_dim=encoder.width,
+                               max_text_tokens=encoder.context_length, classes=table.attrs['classes'],
+                               n=len(table), version=__version__)
+        note = dict(vae_fingerprint=record['vae_fingerprint'], text_fingerprint=encoder.fingerprint)
+        save_file(dict(mean=mean.half(), logvar=logvar.clamp(-30, 20).half()), folder/'moments.safetensors', note)
+        save_file(dict(states=states, starts=starts, lengths=lengths), folder/'text.safetensors', note)
+        write_json(folder/'features.json', record)                                          # last: with it the stage is done
     return record
 
 # %% ../nbs/11_training.ipynb #11a00007
