@@ -123,7 +123,7 @@ def main():
     ap.add_argument('--quickstart', action='store_true', help='only put the rows about quickstart into the file anew')
     a = ap.parse_args()
     from vap_diffusion.quickstart import machine
-    from vap_diffusion.training import write_json
+    from vap_diffusion.datasets import write_json
     start, rows = time.time(), []
     def row(what, value, target=None, at_least=True, **more):
         met = None if target is None else bool(value >= target if at_least else value <= target)

@@ -113,7 +113,7 @@ def main(argv=None):
     a = ap.parse_args(argv)
     import torch
     from vap_diffusion.quickstart import machine
-    from vap_diffusion.training import write_json
+    from vap_diffusion.datasets import write_json
     device, how = 'cuda' if torch.cuda.is_available() else 'cpu', TINY if a.tiny else FULL
     if device == 'cpu' and not a.tiny:
         sys.exit('no GPU here: torch.cuda.is_available() is False; --tiny --out FILE runs it in miniature, '

@@ -6,8 +6,8 @@ are. Descriptions are copied, features encoded with the autoencoder and text enc
 import argparse
 from pathlib import Path
 import numpy as np
-from vap_diffusion.datasets import fingerprint, load_table, write_table
-from vap_diffusion.training import encode, read_json
+from vap_diffusion.datasets import fingerprint, load_table, read_json, write_table
+from vap_diffusion.training import encode
 
 def main(argv=None):
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -11,13 +11,13 @@ import argparse, json, re, shutil, sys, time
 from pathlib import Path
 import numpy as np
 from tqdm import tqdm
-from vap_diffusion.datasets import load_image, load_images, prepare
+from vap_diffusion.datasets import load_image, load_images, prepare, write_json
 from vap_diffusion.faithfulness import ask, faithfulness_report, plant_errors, read_claims, say, spoken, verify
 from vap_diffusion.metrics import agreement, evaluate
 from vap_diffusion.phantoms import ATTRIBUTES
 from vap_diffusion.pipeline import build_pipeline, load_samples, sample
 from vap_diffusion.quickstart import machine
-from vap_diffusion.training import encode, train, write_json
+from vap_diffusion.training import encode, train
 from vap_diffusion.vaps import MeasuringDescriber, make_mllm, questions, user
 
 ROOT, MODALITY, RATES = Path(__file__).resolve().parent.parent, 'dermoscopy', (0, .1, .2, .4)

@@ -48,7 +48,7 @@ def main():
     a = ap.parse_args()
     if a.paint: return print(json.dumps(paint(a.paint[0], int(a.paint[1]))))
     from vap_diffusion.quickstart import machine
-    from vap_diffusion.training import write_json
+    from vap_diffusion.datasets import write_json
     start, memory = time.time(), []
     with tempfile.TemporaryDirectory() as root:
         root = Path(root)

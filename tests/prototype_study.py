@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from diffusers import DDPMScheduler
-from vap_diffusion.datasets import load_table, prepare
+from vap_diffusion.datasets import load_table, prepare, write_json
 from vap_diffusion.diffusion import SD_SCHEDULE
 from vap_diffusion.pipeline import build_pipeline, load_samples, sample
 from vap_diffusion.prototype import PrototypeUViT
 from vap_diffusion.quickstart import adherence_of, machine
-from vap_diffusion.training import draw_batch, encode, load_features, target_of, train, write_json
+from vap_diffusion.training import draw_batch, encode, load_features, target_of, train
 from vap_diffusion.uvit import UViT
 from vap_diffusion.vaps import describe_table, make_mllm
 

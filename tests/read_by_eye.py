@@ -8,10 +8,9 @@ be told is left out). The images stay where they are. This describes them anew w
 """
 import argparse, json
 from pathlib import Path
-from vap_diffusion.datasets import load_image
+from vap_diffusion.datasets import load_image, write_json
 from vap_diffusion.faithfulness import ask, errors_by_eye, read_claims
 from vap_diffusion.phantoms import ATTRIBUTES, TOGETHER
-from vap_diffusion.training import write_json
 from vap_diffusion.vaps import make_mllm
 
 RESULTS = Path(__file__).resolve().parent.parent/'results'/'read_by_eye.json'

@@ -34,7 +34,7 @@ def main():
     from vap_diffusion.metrics import evaluate
     from vap_diffusion.pipeline import load_pipeline, load_samples, sample
     from vap_diffusion.quickstart import adherence_of, machine
-    from vap_diffusion.training import write_json
+    from vap_diffusion.datasets import write_json
     from vap_diffusion.vaps import describe_table
     start, w = time.time(), a.work
     table = prepare('phantoms', w/'phantoms', w, n=int(2.5*a.n) + 10, size=64, seed=a.seed, modality='dermoscopy')

@@ -25,7 +25,7 @@ def main(argv=None):
     from vap_diffusion.datasets import load_images, load_table
     from vap_diffusion.metrics import as_bytes, extract, features_name, load_features
     from vap_diffusion.quickstart import machine
-    from vap_diffusion.training import write_json
+    from vap_diffusion.datasets import write_json
     from vap_diffusion.vaps import load_descriptions, read_attributes
     start, table, net = time.time(), load_table(a.work), load_features(a.features)
     words, modality = load_descriptions(a.work).set_index('file_name').t_mix, table.modality.mode()[0]

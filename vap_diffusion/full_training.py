@@ -15,7 +15,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from .prototype import PCM, vap_loss
-from .training import SCHEDULES, load_preset, target_of, write_json
+from .training import SCHEDULES, load_preset, target_of
+from .datasets import write_json
 
 # %% ../nbs/16_full_training.ipynb #16a00009
 # the authors' code, ISIC 2018, BiomedCLIP
