@@ -223,8 +223,8 @@ def budget(
     if (minutes is None) == (steps is None): raise ValueError('give either minutes or steps')
     what_for, most = ('minutes', minutes) if steps is None else ('steps', steps)
     if most <= 0: raise ValueError(f'{what_for} is {most}: more than 0 is needed')
-    step, start = (kept.step, time.time() - kept.seconds) if kept else (0, time.time())
-    share = lambda: min(1., step/steps if steps else (time.time() - start)/(60*minutes))
+    step, start = (kept.step, time.monotonic() - kept.seconds) if kept else (0, time.monotonic())
+    share = lambda: min(1., step/steps if steps else (time.monotonic() - start)/(60*minutes))
     with tqdm(total=100, desc=what, disable=not progress,
               bar_format='{l_bar}{bar}| {elapsed} passed, {remaining} to go{postfix}') as bar:
         done = share() if step else 0.
@@ -233,7 +233,7 @@ def budget(
             step += 1
             done = share()
             bar.update(int(100*done) - bar.n)
-            if kept: kept(step, time.time() - start, done)
+            if kept: kept(step, time.monotonic() - start, done)
 
 def one_cycle(done:float, warmup:float=0.05) -> float: # share of the budget that is spent -> share of the peak
     "A linear rise, then half a cosine down to zero."
@@ -242,7 +242,7 @@ def one_cycle(done:float, warmup:float=0.05) -> float: # share of the budget tha
 @contextmanager
 def seeded(seed:int):
     "A generator for batches and noise; the global one is seeded inside and put back after."
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
         torch.manual_seed(seed)
         yield torch.Generator().manual_seed(seed)
 
@@ -524,7 +524,9 @@ def main(argv=None):
     ap.add_argument('--seed', type=int, default=0)
     a = ap.parse_args(argv)
     first, second = (dict(steps=s) for s in a.steps) if a.minutes is None else (dict(minutes=a.minutes/2),)*2
-    keep = lambda stage: a.out/f'{stage}.pt' # a stopped command goes on
+    key = json.dumps([a.table, a.start, a.images, a.size, a.steps, a.minutes, a.seed])
+    key = hashlib.sha256(key.encode()).hexdigest()[:8]
+    keep = lambda stage: a.out/f'{stage}-{key}.pt' # a stopped command goes on, another one does not
     a.out.mkdir(parents=True, exist_ok=True)
     train, test, data = training_images(a.table, a.images, a.size, a.seed)
     logs = [], []

@@ -164,9 +164,11 @@ def train(
     alpha:Annotated[float, Option(help="weight of the prototypes' loss", min=0)]=0.1,
     pcm:Annotated[str, Option(help="the mechanism as in the 'paper', or as in the authors' 'released' code")]='paper',
     prediction:Annotated[Optional[str], Option(help='epsilon or v_prediction; by the preset when not given')]=None,
-    schedule:Annotated[str, Option(help='sd, cosine or vp')]='sd',
-    weighting:Annotated[str, Option(help='of the steps of the schedule: none or min_snr')]='none',
-    timesteps:Annotated[str, Option(help='how steps of the schedule are drawn: uniform or logit_normal')]='uniform',
+    schedule:Annotated[Optional[str], Option(help='sd, cosine or vp; by the preset when not given')]=None,
+    weighting:Annotated[Optional[str], Option(help='of the steps of the schedule: none or min_snr; '
+                                                   'by the preset when not given')]=None,
+    timesteps:Annotated[Optional[str], Option(help='how steps of the schedule are drawn: uniform or logit_normal; '
+                                                   'by the preset when not given')]=None,
     batch_size:Annotated[Optional[int], Option(help='of all processes together; by the preset when not given', min=1)]=None,
     accumulate:Annotated[int, Option(help='pieces in which a batch is worked off', min=1)]=1,
     mixed_precision:Annotated[Optional[str], Option(help='bf16 or no; '
@@ -188,8 +190,9 @@ def train(
     from vap_diffusion.datasets import load_table
     from vap_diffusion.pipeline import build_pipeline
     if minutes is None and steps is None: minutes = training.load_preset(preset)['minutes']
-    changes = {k: v for k, v in dict(prediction_type=prediction, batch_size=batch_size,
-                                     mixed_precision=mixed_precision).items() if v is not None}
+    changes = dict(prediction_type=prediction, batch_size=batch_size, mixed_precision=mixed_precision,
+                   schedule=schedule, weighting=weighting, timesteps=timesteps)
+    changes = {k: v for k, v in changes.items() if v is not None}
     if watch and no_watch: raise ValueError('--watch and --no-watch: choose one')
     if prototypes and not text:
         raise ValueError('--no-text --prototypes: the prototypes mend descriptions, a class-only model has none; '
@@ -197,8 +200,7 @@ def train(
     if not no_watch and (watch or (load_table(out).split == 'val').sum() > 3):
         changes |= dict(watch=metrics.Watch(out, watch_n, features), watch_every=watch)
     run = training.train(out, text, prototypes is not False, minutes, steps, preset, name, seed, alpha, pcm=pcm,
-                         accumulate=accumulate, compile=compile, schedule=schedule, weighting=weighting,
-                         timesteps=timesteps, **changes)
+                         accumulate=accumulate, compile=compile, **changes)
     if PartialState().is_main_process:
         build_pipeline(run)
         # not of a run by an earlier version
@@ -252,7 +254,7 @@ def evaluate(
 ):
     "FID, KID, IS, precision, recall, density, coverage with floors -> DIR/evaluation-SPLIT.json."
     from vap_diffusion import metrics, quickstart
-    from vap_diffusion.datasets import load_images, load_table, write_json
+    from vap_diffusion.datasets import load_images, load_table, read_json, write_json
     from vap_diffusion.pipeline import load_samples, split_rows
     # a wrong name is found before the images are read
     judge = metrics.load_features(features).to(metrics.training_device())
@@ -273,11 +275,16 @@ def evaluate(
                                                  table.attrs['root'], size)
     found = metrics.evaluate(load_images(rows, table.attrs['root'], size), fake, judge, n, seed, floor,
                              repeats=bootstrap, infinite=infinite, unequal=every)
-    found['adherence'] = quickstart.adherence_of(fake, manifest, table) if (manifest.prompt != '').all() else {}
-    found |= dict(split=split, real=str(real), **quickstart.machine())
-    write_json(images/f'evaluation-{split}.json', found)
+    found |= dict(split=split, real=str(real), **quickstart.machine(), adherence={})
+    file = images/f'evaluation-{split}.json'
+    if file.exists() and read_json(file)['features'] != found['features']: # another judge's figures stay
+        file = images/f"evaluation-{split}-{found['features']}.json"
+    write_json(file, found)
+    if (manifest.prompt != '').all():
+        found['adherence'] = quickstart.adherence_of(fake, manifest, table)
+        write_json(file, found)
     show_figures(found)
-    typer.echo(f'written to {images/f"evaluation-{split}.json"}')
+    typer.echo(f'written to {file}')
 
 def show_figures(found:dict):
     "Figures beside their floors."
@@ -359,15 +366,19 @@ def quickstart(
     dataset:Annotated[str, Option(help='phantoms, folder, isic2018, isic2019, chestxray14, hyperkvasir, kvasir_seg, '
                                        'cvc_clinicdb or colonoscopy')]='phantoms',
     root:Annotated[Optional[Path], Option(help='folder of the images')]=None,
-    modality:Annotated[str, Option(help='of phantoms or of a folder')]='dermoscopy',
+    modality:Annotated[Optional[str], Option(help='of phantoms (dermoscopy when not given) or of a folder')]=None,
     images:Annotated[int, Option(help='phantoms to draw, N of them to compare with', min=1)]=5500,
     minutes:Annotated[float, Option(help='of training, for each of the two models', min=0.01)]=5,
     autoencoder:Annotated[str, Option(help='course, a folder, or a hub name')]='course',
     adapt_minutes:Annotated[float, Option(help='of adapting the autoencoder', min=0)]=0,
+    mllm:Annotated[str, Option(help='who describes: measure, hf:NAME or openai:MODEL@URL')]='measure',
+    text_encoder:Annotated[str, Option(help='course, biomedclip, open_clip:NAME@TAG, a folder, or a hub name; '
+                                            "free text needs a real one, the course's knows phantoms' words")]='course',
+    size:Annotated[int, Option(help='pixels of a side', min=1)]=64,
     n:Annotated[int, Option(help='images to paint and to compare', min=1)]=1000,
     splits:Annotated[str, Option(help='real images to compare with, by commas')]='test',
-    prompts:Annotated[str, Option(help='bank, own, unseen, by commas')]='bank',
-    features:Annotated[str, Option(help='phantoms, inception:FILE or a folder')]='phantoms',
+    prompts:Annotated[str, Option(help="bank, own, unseen, heldout, or another bank's file, by commas")]='bank',
+    features:Annotated[str, Option(help='phantoms, inception:FILE, timm:NAME, or a folder')]='phantoms',
     guidance:Annotated[float, Option(help='of both models; 1: none')]=2,
     preset:Annotated[Optional[str], Option(help='cpu, gpu or paper')]=None,
     seed:Seed=0,
@@ -375,7 +386,8 @@ def quickstart(
     "The whole way: class-only against class + text under equal budget, on phantoms in at most 10 minutes on 2 cores."
     from vap_diffusion import quickstart as q
     q.quickstart(out, dataset, root, modality, images, minutes, autoencoder, adapt_minutes, n,
-                 tuple(splits.split(',')), tuple(prompts.split(',')), features, guidance, preset=preset, seed=seed)
+                 [s.strip() for s in splits.split(',')], [p.strip() for p in prompts.split(',')], features, guidance,
+                 mllm, preset, seed, text_encoder=text_encoder, size=size)
 
 # %% ../nbs/20_cli.ipynb #20a00006
 def cached(repo:str) -> bool:

@@ -950,6 +950,10 @@ def prepare(
     if dataset in ('folder', 'csv') and modality is None:
         warnings.warn(f'no modality given for {root}: taken as {MODALITIES[0]} '
                       f'(or name one of {", ".join(MODALITIES[1:])})', stacklevel=2)
+    if dataset in ('folder', 'csv') and old is None and (table.group == table.file_name).all():
+        warnings.warn('no patients or lesions are given, so each image counts as a patient of its own, and a split may cut one: '
+                      + ('name a --group-column' if dataset == 'csv' else 'add groups.csv (columns file_name, group) to the root'),
+                      stacklevel=2)
     settings['source'] = fingerprint(table, root)
     if old is not None:
         if old.attrs['source'] != settings['source']:

@@ -173,7 +173,7 @@ VALUES = {
 # The things themselves.
 SKIN_LESION = (r'(?:skin |pigmented |melanocytic )?'
                r'(?:lesions?|mole|spot of interest|nevus|naevus|growth|neoplasm|macule|plaque|papule|patch)'
-               r'|this one|it|its')
+               r'|this one|(?<!around )(?<!surrounding )(?<!beside )it|its')
 OPACITY = (r'opacit(?:y|ies)|opacification|densit(?:y|ies)|shadow(?:s|ing)?|lesions?|mass(?:es)?|nodules?'
            r'|infiltrat(?:e|es|ion|ions)|consolidations?|effusions?|(?:pleural )?fluid(?: level| collection)?'
            r'|finding|abnormality|whiteness|(?<=patchy )one|(?<=layered )one|(?<=round )one')

@@ -242,26 +242,30 @@ def main(argv=None):
     ap = argparse.ArgumentParser(prog='python -m vap_diffusion.full_training', description=main.__doc__)
     for name, kind, default, what in (
             ('preset', str, 'paper', 'cpu, gpu or paper'),
-            ('batch', int, None, "images at once; the preset's on a GPU and 2 on a CPU when not given"),
+            ('batch', int, None, "images at once; a device's share of the preset's batch when not given, on a CPU at most 8"),
             ('words', int, 100, 'text tokens of the longest description of a batch'),
             ('steps', int, PAPER['steps'], 'of the training'),
             ('images', int, PAPER['images'], 'of the training split'),
             ('devices', int, 1, 'like this one'),
+            ('efficiency', float, 1., 'what each further device adds, in devices'),
             ('price', float, None, 'of one device and hour')):
         ap.add_argument(f'--{name}', type=kind, default=default, help=what)
     ap.add_argument('--compile', action='store_true', help='torch.compile')
     ap.add_argument('--out', type=Path, help='a JSON file for the figures')
     a = ap.parse_args(argv)
-    try: found = measure(a.preset, a.batch, a.words, compiled=a.compile)
+    share = max(1, load_preset(a.preset)['batch_size']//a.devices)                # of one device
+    batch = a.batch or (share if torch.cuda.is_available() else min(share, 8))
+    try: found = measure(a.preset, batch, a.words, compiled=a.compile)
     except torch.OutOfMemoryError:
-        sys.exit(f"error: this device does not hold {a.batch or load_preset(a.preset)['batch_size']} images at once: "
+        sys.exit(f"error: this device does not hold {batch} images at once: "
                  "give a smaller --batch, and train with --accumulate")
     todo = plan(a.preset, found['images_per_second'], steps=a.steps, images=a.images, devices=a.devices,
-                price_per_hour=a.price)
-    held = sum(memory_of(shape_of(a.preset), max(1, todo['batch']//a.devices), a.words).values())
+                efficiency=a.efficiency, price_per_hour=a.price)
+    held = sum(memory_of(shape_of(a.preset), share, a.words).values())
     print(f"{found['device']}: {found['images_per_second']:.3g} images/s with {found['batch']} at once "
           f"in {found['dtype']}, {100*found['share']:.0f} % of its matmul rate ({found['rate']/1e12:.3g} TFLOP/s)")
-    print(f"preset {a.preset}, {a.steps} steps of {todo['batch']} on {a.devices} such: {todo['hours']:.4g} hours, "
+    print(f"preset {a.preset}, {a.steps} steps of {todo['batch']} on {a.devices} such"
+          + (f', each further one counted as {a.efficiency:g},' if a.devices > 1 else '') + f": {todo['hours']:.4g} hours, "
           f"{todo['epochs']:.0f} epochs" + (f", cost {todo['cost']:.4g}" if a.price else ''))
     print(f"memory of each: {held/GB:.1f} GB in bfloat16, counted on a CPU, without the working space of the kernels"
           + (f"; {found['peak_bytes']/GB:.1f} GB at the measured peak" if 'peak_bytes' in found else '')

@@ -8,11 +8,11 @@ __all__ = ['LADDER', 'RANGE', 'Given', 'inception_score', 'distances', 'squared_
            'damage', 'labelled_phantoms', 'Stage', 'FeatureNet', 'extract', 'random_damage', 'random_crops',
            'instance_loss', 'settle', 'fit_classifier', 'train_features', 'InceptionFeatures', 'load_features',
            'features_name', 'TimmFeatures', 'compare', 'draw_sets', 'half_splits', 'bootstrap', 'fid_infinity',
-           'evaluate', 'missing_modes', 'feature_ladder', 'agreement', 'adherence', 'Watch', 'draw_classes',
+           'evaluate', 'missing_modes', 'feature_ladder', 'agreement', 'wishes', 'adherence', 'Watch', 'draw_classes',
            'table_images', 'write_card', 'on_card', 'main']
 
 # %% ../nbs/13_metrics.ipynb #e5178656
-import argparse, hashlib, math, shlex, sys, time, warnings
+import argparse, hashlib, json, math, shlex, sys, time, warnings
 from pathlib import Path
 import numpy as np
 import torch
@@ -30,7 +30,9 @@ from torchvision.io import decode_jpeg, encode_jpeg
 from tqdm.auto import tqdm
 from .datasets import errors_in_one_line, load_images, load_table, read_json, write_json
 from .phantoms import MODALITIES, asset_path, make_phantoms
-from .vaps import MeasuringDescriber, load_descriptions, read_attributes
+from .vaps import MeasuringDescriber, load_descriptions
+from .faithfulness import read_claims
+from .prompt_bank import parse_prompts
 from .autoencoder import Kept, autocast, budget, seeded, training_device
 from .pipeline import SYNTHETIC, assemble
 
@@ -438,25 +440,27 @@ def train_features(
         project = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 256), nn.BatchNorm1d(256), nn.ReLU(),
                                 nn.Linear(256, 96)).to(device)
         read_damage = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 6)).to(device)
-    parameters = [p for m in (net.stages, project, read_damage) for p in m.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-2)
-    kept, crop = Kept(keep, generator, [net, project, read_damage, optimizer], log), images.shape[-1] * 3 // 4
-    start = time.time() - kept.seconds
-    for step, done, bar in budget(minutes, steps, 'features', progress, kept):
-        for group in optimizer.param_groups: group['lr'] = lr * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * done)) / 2
-        batch = images[torch.randint(0, len(images), (batch_size,), generator=generator)]
-        damaged, target = random_damage(batch[:batch_size // 4], generator)
-        batch = torch.cat([batch, damaged])                                                 # B 3 H W
-        target = torch.cat([torch.zeros(batch_size, 6), target]).to(device)                 # B 6
-        views = torch.cat([random_crops(batch, crop, generator) for _ in range(2)]).to(device) # 2B 3 h w
-        with autocast(device): pools = net.pools(views)                                     # 2B F
-        instance = instance_loss(F.normalize(project(pools), dim=1))
-        reading = F.smooth_l1_loss(read_damage(pools), torch.cat([target, target]))
-        optimizer.zero_grad()
-        (instance + damage_weight * reading).backward()
-        optimizer.step()
-        if log is not None and (step == 0 or step % 20 == 19):
-            log.append(dict(step=step + 1, seconds=round(time.time() - start, 1), instance=instance.item(), damage=reading.item()))
+        parameters = [p for m in (net.stages, project, read_damage) for p in m.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-2)
+        kept, crop = Kept(keep, generator, [net, project, read_damage, optimizer], log), images.shape[-1] * 3 // 4
+        start = time.time() - kept.seconds
+        for step, done, bar in budget(minutes, steps, 'features', progress, kept):
+            for group in optimizer.param_groups:
+                group['lr'] = lr * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * done)) / 2
+            batch = images[torch.randint(0, len(images), (batch_size,), generator=generator)]
+            damaged, target = random_damage(batch[:batch_size // 4], generator)
+            batch = torch.cat([batch, damaged])                                                 # B 3 H W
+            target = torch.cat([torch.zeros(batch_size, 6), target]).to(device)                 # B 6
+            views = torch.cat([random_crops(batch, crop, generator) for _ in range(2)]).to(device) # 2B 3 h w
+            with autocast(device): pools = net.pools(views)                                     # 2B F
+            instance = instance_loss(F.normalize(project(pools), dim=1))
+            reading = F.smooth_l1_loss(read_damage(pools), torch.cat([target, target]))
+            optimizer.zero_grad()
+            (instance + damage_weight * reading).backward()
+            optimizer.step()
+            if log is not None and (step == 0 or step % 20 == 19):
+                log.append(dict(step=step + 1, seconds=round(time.time() - start, 1), instance=instance.item(),
+                                damage=reading.item()))
     net.eval().cpu()
     settle(net, images, generator)
     if labels is not None: fit_classifier(net, images, torch.tensor([classes.index(x) for x in labels]))
@@ -580,7 +584,7 @@ def compare(
         metric.update(real.double(), real=True)
         metric.update(fake.double(), real=False)
     with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)      # KID draws on the CPU; a GPU's noise is left alone
         kid = metrics['kid'].compute()[0]
     (precision, recall), (density, coverage) = metrics['pr'].compute(), metrics['dc'].compute()
     return dict(fid=float(metrics['fid'].compute()), kid=float(kid), precision=float(precision), recall=float(recall),
@@ -590,16 +594,16 @@ def compare(
 def draw_sets(
     real:Tensor, sets:dict[str, Tensor], floor_real:Tensor|None, n:int|None, seed:int
 ) -> tuple[Tensor, dict[str, Tensor], Tensor, str]:
-    """n real images, n of each set and n further real ones for the floor, and in words where the floor comes from."""
+    """n real images, n of each set and n further real ones for the floor, and in words where the floor comes from.
+    Which real ones depends on the seed, and on how many images the first set has."""
     if not sets: raise ValueError('no generated images: give at least one set')
-    limit = {name: len(x) for name, x in sets.items()}
-    if floor_real is None: limit['half of real'] = len(real) // 2
-    else: limit |= {'real': len(real), 'floor_real': len(floor_real)}
-    least = min(limit, key=limit.get)
-    n = limit[least] if n is None else n
-    if n > limit[least]:
-        raise ValueError(f'n = {n}, but {least} has {limit[least]} images: give more images'
-                         + (' or floor_real=' if 'half' in least else '') + f', or n <= {limit[least]}')
+    limits = [(len(x), name) for name, x in sets.items()] + (
+        [(len(real)//2, 'half of real')] if floor_real is None else [(len(real), 'real'), (len(floor_real), 'floor_real')])
+    most, least = min(limits)
+    n = most if n is None else n
+    if n > most:
+        raise ValueError(f'n = {n}, but {least} has {most} images: give more images'
+                         + (' or floor_real=' if floor_real is None else '') + f', or n <= {most}')
     pick = lambda x, m: x[torch.randperm(len(x), generator=generator)[:m]]
     drawn = {}
     for name in reversed(sets): # the draws that follow are those after the first set
@@ -672,7 +676,7 @@ def fid_infinity(
 def evaluate(
     real, # the reference: N 3 H W uint8 tensor or N H W 3 uint8 array
     fake, # generated images, likewise; or several such sets by name, for which the floors are measured once
-    features='phantoms', # name or path for `load_features`, or a module
+    features='phantoms', # name or path for `load_features`, or a module B 3 H W uint8 -> B F with `num_features` (and `logits` for IS)
     n:int|None=None, # images on each side; None: as many as there are
     seed:int=0, # of the draws
     floor_real=None, # other real images for the floor, e.g. train against test; None: `real` is cut in halves
@@ -692,6 +696,9 @@ def evaluate(
     k + 1 or above what is there; a warning when n <= num_features.
     """
     net = load_features(features).to(training_device()) if isinstance(features, (str, Path)) else features
+    if not hasattr(net, 'num_features'):
+        raise ValueError(f'{type(net).__name__} has no num_features: give it the number of numbers that it makes of an image')
+    logits_of = getattr(net, 'logits', lambda x: x[:, :0])
     real, sets = as_bytes(real, 'real'), {name: as_bytes(x, name) for name, x in
                                           (fake if isinstance(fake, dict) else {'fake': fake}).items()}
     if floor_real is not None: floor_real = as_bytes(floor_real, 'floor_real')
@@ -718,7 +725,7 @@ def evaluate(
     real, other = extract(net, real), extract(net, other)                                   # n F
     def figures(x, of=''): # n F -> name -> number, name -> interval
         found, logits, intervals = (
-            compare(real, x, k, seed), net.logits(x.to(next(net.parameters()).device)).cpu(), {})
+            compare(real, x, k, seed), logits_of(x.to(next(net.parameters()).device)).cpu(), {})
         if logits.shape[1]: found['is'] = inception_score(logits)                           # where there is a classifier
         if infinite: found['fid_infinity'] = fid_infinity(real, x, seed=seed)
         if repeats:
@@ -787,6 +794,12 @@ def agreement(wanted:list[dict], read:list[dict]) -> dict[str, float]:
     names = {name: None for w in wanted for name in w}
     return {name: float(np.mean([r.get(name) == w[name] for w, r in zip(wanted, read) if name in w])) for name in names}
 
+def wishes(prompt:str, modality:str) -> dict[str, str]:
+    "What a prompt asks for: all that a sentence of the template says; of free text what it claims and does not leave open."
+    of, attributes = parse_prompts([prompt]) or (None, None)
+    if of == modality: return attributes[0]
+    return {a: values[0] for a, values in read_claims(prompt, modality).items() if len(values) == 1}
+
 def adherence(
     images, # N 3 H W uint8 tensor or N H W 3 uint8 array
     prompts:list[str], # N
@@ -806,7 +819,7 @@ def adherence(
         images = as_bytes(images, what)
         if len(images) != len(prompts):
             raise ValueError(f'{len(images)} {what} but {len(prompts)} prompts: give one prompt for each image')
-        wanted = [read_attributes(p, modality) for p in prompts]
+        wanted = [wishes(p, modality) for p in prompts]
         if not any(wanted): raise ValueError(f"no prompt holds an attribute of {modality}, the first is '{prompts[0]}'")
         return wanted, [describer.measure(x, modality) for x in images.permute(0, 2, 3, 1).numpy()]
     if len(prompts) < 2: raise ValueError('chance needs the prompt of another image: give at least 2 images')
@@ -989,10 +1002,11 @@ def main(argv=None):
     command = 'python -m vap_diffusion.metrics ' + shlex.join(sys.argv[1:] if argv is None else argv)
     if (a.out/'config.json').is_file(): net = load_features(str(a.out))
     else:
-        log = []
+        key = json.dumps([a.table, a.images, a.size, a.minutes, a.steps, a.seed]) # a stopped command goes on, another one does not
+        log, state = [], a.out/f'state-{hashlib.sha256(key.encode()).hexdigest()[:8]}.pt'
         net = train_features(images, labels, None if a.steps else a.minutes, a.steps, seed=a.seed,
-                             name=f'{name}-{a.size}', out=a.out, log=log, keep=a.out/'state.pt')
-        (a.out/'state.pt').unlink(missing_ok=True)
+                             name=f'{name}-{a.size}', out=a.out, log=log, keep=state)
+        state.unlink(missing_ok=True)
         correct = net.logits(extract(net, images)).argmax(1) == torch.tensor(
             [net.config.classes.index(x) for x in labels])
         write_card(a.out, command=f'`{command}`', data=f'{len(images)} training images of {name}, {a.size} px',

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler
 from diffusers.utils import BaseOutput
-from diffusers.utils.logging import disable_progress_bar
+from diffusers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image, PngImagePlugin
 from torch import Tensor
@@ -175,20 +175,20 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         guide:UViT|None=None,             # a weaker model of the same kind, instead of the empty class (Karras et al. 2024, autoguidance)
         callback_on_step_end=None,         # called as f(pipe, i, t, dict(latents=...)) after each step; latents that it returns are taken
     ) -> VAPDiffusionOutput:
-        """Paint B images. Raises `ValueError` for an unknown class, a number of prompts that does not fit,
-        or an unknown output type."""
+        """Paint B images. The same seed gives the same noise, whether a prompt is given or drawn from the bank.
+        Raises `ValueError` for an unknown class, a number of prompts that does not fit, or an unknown output type."""
         # for samplers that add noise at each step
         noisy = dict(generator=generator) if 'generator' in signature(self.scheduler.step).parameters else {}
         finish = choose(OUTPUTS, 'output_type', output_type)
-        labels = class_labels if isinstance(class_labels, (list, tuple)) else [class_labels]
+        labels = [class_labels] if isinstance(class_labels, (str, int, np.integer)) else np.asarray(class_labels).tolist()
         index = torch.tensor([self.class_index(l) for l in labels], device=self.device)          # B
         names = [self.class_names[i] for i in index.tolist()]
         if isinstance(generator, list) and len(generator) != len(names):
             raise ValueError(f'{len(generator)} generators for {len(names)} images: give one for all, or one each')
-        prompts = self.check_prompts(names, prompt, generator)
         c = self.uvit.config
-        x = latents.to(self.device) if latents is not None else randn_tensor(
+        x = latents.to(self.device) if latents is not None else randn_tensor(     # before a prompt is drawn: see the docstring
             (len(names), c.in_channels, c.sample_size, c.sample_size), generator, self.device, torch.float32)
+        prompts = self.check_prompts(names, prompt, generator)
         text, mask = self.states(prompts) if self.config.uses_text else (None, None)              # B L D, B L
         null = self.states(['']*len(names))[0] if self.config.pad_text else None                 # B L D
         low, high = (share*self.scheduler.config.num_train_timesteps for share in guidance_interval)
@@ -204,10 +204,13 @@ class VAPDiffusionPipeline(DiffusionPipeline):
         images = x if output_type == 'latent' else finish(decode_standard(self.vae, x))
         return VAPDiffusionOutput(images, names, prompts) if return_dict else (images, names, prompts)
 
-    def save_pretrained(self, save_directory, push_to_hub:bool=False, **kwargs):
-        "diffusers' layout, with prompt_bank.json and the card README.md beside the parts; safetensors only."
+    def save_pretrained(self, save_directory, safe_serialization:bool=True, variant:str|None=None,
+                        max_shard_size:int|str|None=None, push_to_hub:bool=False, **kwargs):
+        """diffusers' layout and arguments, with prompt_bank.json and the card README.md beside the parts.
+        `ValueError` for anything but safetensors."""
+        if not safe_serialization: raise ValueError('safe_serialization=False: only safetensors are written here')
         hub = {k: kwargs.pop(k) for k in ('repo_id', 'private', 'token', 'commit_message', 'create_pr') if k in kwargs}
-        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
+        super().save_pretrained(save_directory, True, variant, max_shard_size, **kwargs)
         if self.prompt_bank is not None: self.prompt_bank.save(Path(save_directory)/'prompt_bank.json')
         if self.card: (Path(save_directory)/'README.md').write_text(self.card, encoding='utf-8')
         if push_to_hub: self.push_to_hub(**dict(repo_id=Path(save_directory).name) | hub)
@@ -223,9 +226,9 @@ class VAPDiffusionPipeline(DiffusionPipeline):
                 if self.config[f'{what}_fingerprint']})
         return self
 
-    def push_to_hub(self, repo_id:str, **kwargs) -> str:
-        "Upload what `save_pretrained` writes, with its card; `push` has the arguments."
-        return push(self, repo_id, **kwargs)
+    def push_to_hub(self, repo_id:str, commit_message:str|None=None, private:bool|None=None, **kwargs) -> str:
+        "Upload what `save_pretrained` writes, with its card; `push` has the other arguments."
+        return push(self, repo_id, private=private, commit_message=commit_message, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -265,6 +268,7 @@ def load_pipeline(
     if kind != 'VAPDiffusionPipeline':
         raise ValueError(f'{model} is a {kind}, not a VAPDiffusionPipeline: load it with diffusers')
     from huggingface_hub.errors import HTTPError            # of the wire; a hub's answers are OSErrors
+    bars = is_progress_bar_enabled()
     disable_progress_bar()
     # weights that are missing show here
     try: pipe = VAPDiffusionPipeline.from_pretrained(path if path.exists() else str(model)).to('cpu')
@@ -278,6 +282,8 @@ def load_pipeline(
         raise ValueError(f'{model}: weights and config.json of a part do not belong together '
                          f'({" ".join(str(e).split())[:120]}): '
                          'train it again, or copy the whole folder anew') from None
+    finally:
+        if bars: enable_progress_bar()
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(training_device())
 
@@ -530,7 +536,7 @@ def guide_of(pipe, guide) -> UViT|None:
     if odd:
         raise ValueError(f'--guide {guide} was trained with another noise schedule ({odd[0]} differs): '
                          'take one that was trained alike')
-    return other.uvit.to(pipe.device)
+    return other.uvit.to(pipe.device, pipe.uvit.dtype)
 
 def claim_folder(out, settings):
     "Make the folder, or check that it holds this very run."

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MEANING', 'PAGE', 'machine', 'Stages', 'short_name', 'sample_both', 'floor_split', 'warn_unfit', 'judge',
-           'adherence_of', 'shown_images', 'draw_samples', 'draw_losses', 'table_html', 'embed', 'verdict',
-           'write_report', 'check_request', 'add_budgets', 'quickstart', 'judge_course', 'main']
+           'adherence_of', 'shown_images', 'draw_samples', 'draw_losses', 'shown_name', 'table_html', 'embed',
+           'verdict', 'write_report', 'check_request', 'add_budgets', 'quickstart', 'judge_course', 'main']
 
 # %% ../nbs/19_quickstart.ipynb #19a00003
 import base64, html, json, platform, shlex, sys, time, warnings
 from dataclasses import dataclass, field
+from inspect import signature
 from types import SimpleNamespace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +19,14 @@ import torch
 from . import __version__
 from .datasets import SPLITS, commit, load_images, load_table, prepare, read_json, write_json
 from .autoencoder import encode_images, reconstruction, training_device
-from .vaps import describe_table, load_descriptions, make_mllm, read_attributes
+from .phantoms import ATTRIBUTES, MODALITIES
+from .vaps import describe_table, load_descriptions, make_mllm
 from .training import encode, log_lines, train_together
 from .pipeline import PROMPT_KINDS, SYNTHETIC, build_pipeline, decode_moments, load_samples, plan, sample
 from .prompt_bank import PromptBank
-from .metrics import adherence, evaluate, load_features
+from .uvit import UViT
+from .prototype import PrototypeUViT
+from .metrics import adherence, evaluate, load_features, wishes
 
 # %% ../nbs/19_quickstart.ipynb #19a00004
 def machine() -> dict:
@@ -109,8 +113,8 @@ def adherence_of(images, manifest, table, most:int=2000, seed:int=0) -> dict: # 
     for modality in shows.unique():
         mine = (shows == modality).to_numpy()
         prompts = manifest.prompt[mine].tolist()
-        # free text without a known attribute
-        if not any(read_attributes(p, modality) for p in prompts): return {}
+        # a modality that a prompt file added, or free text without a known attribute
+        if modality not in ATTRIBUTES or not any(wishes(p, modality) for p in prompts): return {}
         scores.append(adherence(images[mine], prompts, modality))
     n = sum(s['n'] for s in scores)
     return {k: sum(s['n']*s[k] for s in scores)/n for k in ('mean', 'chance')} | dict(n=n)
@@ -172,7 +176,7 @@ def draw_losses(runs:dict, path):
     for name, folder in runs.items():
         log = pd.DataFrame(log_lines(Path(folder)/'log.jsonl'))
         ax.plot(log.seconds, log.loss.ewm(span=10).mean(),
-                label='class only' if name == 'class' else 'class + text')
+                label='class only' if name == 'class' else 'whole model')
         if 'recon_loss' in log:
             ax.plot(log.seconds, log.recon_loss.ewm(span=10).mean(), ls=':', label='prototypes, L_recon')
     ax.set(xlabel='seconds of training', ylabel='loss', yscale='log'); ax.legend(fontsize=8)
@@ -184,9 +188,10 @@ MEANING = {
            'even two sets of real images do not reach 0: that is the floor. What repeats the images compared with, or is '
            'told what they show, can lie below it.',
     'FID, N to infinity': 'the part of the FID that a small N adds to every set, the floor too, taken off by a line over '
-                          '1/N (both sets grow); its floor is about 0, so its ratio says more than that of the FID. '
-                          'It is an extrapolation.',
-    'KID': 'the same question asked with a kernel; it has no bias from a small N, and its floor is about 0.',
+                          '1/N (both sets grow); its floor is about 0 where its images are drawn as the real ones '
+                          'are, so its ratio says more than that of the FID. It is an extrapolation.',
+    'KID': 'the same question asked with a kernel; it has no bias from a small N, and its floor is about 0 where '
+           'its images are drawn as the real ones are (a shift between splits stays in it).',
     'IS': 'how sure a classifier is of each image, and how many classes it sees in all; it never looks at the real '
           'images.',
     'precision': 'the share of generated images that lie among the real ones: do they look real?',
@@ -196,6 +201,10 @@ MEANING = {
     'adherence': 'the share of a prompt\'s attributes that the measuring describer reads in the image; chance is the '
                  'same images against other prompts.',
 }
+
+def shown_name(method) -> str:
+    "What a method is called where people look."
+    return method.replace('class+text', 'whole model') if method != 'class' else 'class only'
 
 def table_html(figures:dict) -> str:
     "The comparison as a table, each figure with its floor."
@@ -213,7 +222,7 @@ def table_html(figures:dict) -> str:
         budget = f"<td>{f['steps']}</td><td>{f['seconds']:.0f}</td>" if 'steps' in f else '<td></td><td></td>'
         said = (f"<td>{f['adherence']['mean']:.2f} ({f['adherence']['chance']:.2f})</td>" if f.get('adherence')
                 else '<td></td>')
-        rows.append(f"<tr><td>{html.escape(name)}</td>{cells(f.get(k) for k in keys)}{said}{budget}</tr>")
+        rows.append(f"<tr><td>{html.escape(shown_name(name))}</td>{cells(f.get(k) for k in keys)}{said}{budget}</tr>")
     return ('<table><tr><th></th>' + ''.join(f'<th>{names[k]}</th>' for k in keys)
             + '<th>adherence (chance)</th><th>steps</th><th>seconds</th></tr>' + ''.join(rows) + '</table>')
 
@@ -246,16 +255,17 @@ def verdict(figures:dict) -> str:
     recall = f"{b['recall']/a['recall']:.1f} times" if a['recall'] else 'from 0'
     infinite = (f"Extrapolated to infinite N, {a['fid_infinity']:.1f} and {b['fid_infinity']:.1f}: "
                 f"{b['fid_infinity']/a['fid_infinity']:.2f}. " if a.get('fid_infinity', 0) > 0 else '')
-    return (f"FID {a['fid']:.1f} with the class alone, {b['fid']:.1f} with class and description: "
-            f"a ratio of {b['fid']/a['fid']:.2f}. {infinite}"
-            f"Recall {a['recall']:.3f} and {b['recall']:.3f} ({recall}). N = {a['n']}, features {a['features']}.")
+    return (f"FID {a['fid']:.1f} with the class alone, {b['fid']:.1f} with the whole model (class, description, "
+            f"prototypes): a ratio of {b['fid']/a['fid']:.2f}. {infinite}"
+            f"Recall {a['recall']:.3f} and {b['recall']:.3f} ({recall}). "
+            f"The floor has FID {a['fid_floor']:.1f} and recall {a['recall_floor']:.2f}. N = {a['n']}, features {a['features']}.")
 
 def write_report(folder, results, figures, prompts):
     "report.html: one file that opens from disk."
     folder, escape = Path(folder), html.escape
     tables = ''.join(f'<h3>Against the {split} images</h3>{table_html(f)}' for split, f in figures.items())
     first = next(iter(figures.values()))
-    budget = ' '.join(f"{name}: {first[name]['steps']} steps, {first[name]['images_seen']} images, "
+    budget = ' '.join(f"{shown_name(name)}: {first[name]['steps']} steps, {first[name]['images_seen']} images, "
                       f"{first[name]['seconds']:.0f} s." for name in ('class', 'class+text'))
     facts = {k: v for k, v in results.items() if k not in first and k not in figures}
     page = PAGE.format(
@@ -294,7 +304,7 @@ def quickstart(
     out='runs/quickstart',          # everything is written here
     dataset:str='phantoms',         # a name in `DATASETS`
     root=None,                      # its folder; phantoms are drawn where None
-    modality:str|None='dermoscopy', # of phantoms or of a folder
+    modality:str|None=None,         # of phantoms (dermoscopy where None) or of a folder
     images:int=5500,                # phantoms to draw, `n` of them and a few more (it is cut class by class) for the test split
     minutes:float=5,                # of training, for each model; on a CPU both train side by side
     autoencoder:str='course',       # name or path
@@ -304,10 +314,12 @@ def quickstart(
     prompts:tuple[str, ...]=('bank',),
     features:str='phantoms',        # the judge: a name or folder for `load_features`
     guidance_scale:float=2.,        # for both models; 1 is none, 2 is that of the authors' code
-    mllm:str='measure',
+    mllm:str='measure',             # who describes, as in `make_mllm`
     preset:str|None=None,
     seed:int=0,
     progress:bool=True,
+    text_encoder:str='course',      # name or path; free text needs a real one
+    size:int=64,                    # pixels of a side
     **changes,                      # of the preset, for both models
 ) -> dict: # as in results.json: class, class+text, reconstruction, of each split where there are several; and how it was made
     """Prepare, describe, encode, train class-only and class + text with the same budget, sample, evaluate, report.
@@ -316,12 +328,15 @@ def quickstart(
     finished, it only says what came out.
     Raises `ValueError` or `FileNotFoundError` for what would fail later, before anything is trained."""
     out, start = Path(out), time.time()
+    splits, prompts = ([x] if isinstance(x, str) else list(x) for x in (splits, prompts))
+    if dataset == 'phantoms' and modality is None: modality = MODALITIES[0]
     check_request(dataset, images, n, splits, prompts)
     judge_network = load_features(features).to(training_device())
     settings = dict(dataset=dataset, modality=modality, images=images, minutes=minutes, autoencoder=str(autoencoder),
-                    adapt_minutes=adapt_minutes, n=n, splits=list(splits), prompts=[str(p) for p in prompts],
+                    adapt_minutes=adapt_minutes, n=n, splits=splits, prompts=[str(p) for p in prompts],
                     features=str(features), guidance_scale=guidance_scale, mllm=mllm, preset=preset, seed=seed,
                     **changes) | ({} if root is None else dict(root=str(Path(root).resolve())))
+    settings |= ({} if text_encoder == 'course' else dict(text_encoder=str(text_encoder))) | ({} if size == 64 else dict(size=size))
     if (out/'results.json').exists() and (found := read_json(out/'results.json')).get('settings') == settings:
         print(f'finished before, at commit {found["commit"]}; {out/"report.html"} shows it. '
               f'To judge anew, delete {out/"results.json"}.')
@@ -336,7 +351,7 @@ def quickstart(
         write_json(out/'seconds.json', dict(seconds=earlier + time.time() - start))
     stages('prepare')
     table = prepare(dataset, root or out/'phantoms', out,
-                    modality=modality if dataset in ('phantoms', 'folder') else None, seed=seed, n=images,
+                    modality=modality if dataset in ('phantoms', 'folder') else None, seed=seed, n=images, size=size,
                     test=(n + 9)/images if dataset == 'phantoms' else None, progress=progress)
     note()
     warn_unfit(features, table, out)
@@ -353,10 +368,13 @@ def quickstart(
     for split in splits:
         for kind in prompts: # what has no prompts is said before the training
             plan(draft, counts[split], prompts=kind, like=out, split=split, seed=seed)
-    stages('encode'); record = encode(out, autoencoder, adapt_minutes=adapt_minutes, seed=seed, progress=progress); note()
+    stages('encode'); record = encode(out, autoencoder, text_encoder, size, adapt_minutes, seed=seed, progress=progress)
+    note()
     budget = dict(out=out, minutes=minutes, preset=preset, seed=seed, **changes)
     stages('train')
-    runs = dict(zip(('class', 'class+text'), train_together([budget | dict(text=False), budget], progress))); note()
+    extra = set(signature(PrototypeUViT).parameters) - set(signature(UViT).parameters)      # of the prototypes alone
+    class_only = {k: v for k, v in budget.items() if k not in extra} | dict(text=False)
+    runs = dict(zip(('class', 'class+text'), train_together([class_only, budget], progress))); note()
     stages('sample')
     pipes = {name: build_pipeline(run) for name, run in runs.items()}
     sets = {split: sample_both(pipes, out/'samples', out, counts[split], seed, split, prompts, guidance_scale, progress)

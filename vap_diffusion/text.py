@@ -180,7 +180,7 @@ class TextEncoder(ModelMixin, ConfigMixin):
             self.text_model = TextTransformer(
                 **args, act_layer=act, norm_layer=partial(LayerNorm, **tower.get('norm_kwargs') or {}),
                 output_dim=None, proj_type='none')
-        self.tokenizer, self._warned = None, False
+        self.tokenizer, self._warned = None, set()
         self.requires_grad_(False).eval()
 
     @property
@@ -234,9 +234,9 @@ class TextEncoder(ModelMixin, ConfigMixin):
         # as open_clip does before its tokenizer
         clean = get_clean_fn((self.config.tokens or {}).get('clean', 'whitespace'))
         pairs = [self.fit(clean(t)) for t in texts]
-        long = [(kept, cut) for kept, cut in pairs if cut.strip(' .,;')]
-        if long and not self._warned:
-            self._warned = True
+        long = [(kept, cut) for kept, cut in pairs if cut.strip(' .,;') and (kept, cut) not in self._warned]
+        if long:
+            self._warned.update(long)                                     # once for each text
             warnings.warn(f"{len(long)} of {len(texts)} prompts are longer than the {self.context_length} tokens of "
                           f"text encoder {self.name!r}. The first keeps '...{long[0][0][-40:]}' and loses "
                           f"'{long[0][1].strip()[:200]}'. Put what matters first, or shorten it.", stacklevel=3)
@@ -278,7 +278,8 @@ class TextEncoder(ModelMixin, ConfigMixin):
         "Read what `save_pretrained` wrote, from a folder or a hub."
         from transformers import AutoTokenizer
         model = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        place = {'subfolder': kwargs['subfolder']} if kwargs.get('subfolder') else {}
+        where = ('subfolder', 'revision', 'token', 'cache_dir', 'local_files_only', 'force_download')
+        place = {k: kwargs[k] for k in where if kwargs.get(k) is not None}
         model.tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **place)
         return model.requires_grad_(False).eval()
 
