@@ -30,9 +30,10 @@ def painted(f):
 def against(methods):
     "What one split says of each method."
     names = {'class': 'class only', 'class+text': 'whole model, bank', 'class+text (own)': 'whole model, own prompts'}
-    return table(['', 'FID (floor)', 'KID (floor)', 'precision (floor)', 'recall (floor)', 'N', 'steps', 'training'],
+    return table(['', 'FID (floor)', 'KID (floor)', 'precision (floor)', 'recall (floor)', 'coverage (floor)', 'N', 'steps',
+                  'training'],
                  [[names.get(name, name), number(r, 'fid', 1), number(r, 'kid', 4), number(r, 'precision', 3), number(r, 'recall', 3),
-                   r['n'], r.get('steps', ''), f"{r['seconds']/60:.1f} min" if 'seconds' in r else '']
+                   number(r, 'coverage', 3), r['n'], r.get('steps', ''), f"{r['seconds']/60:.1f} min" if 'seconds' in r else '']
                   for name, r in methods.items() if isinstance(r, dict) and 'kid' in r])
 
 def quickstart():
@@ -112,7 +113,7 @@ def claim(name):
     "The three methods of the paper, means over seeds, with each kind of prompt."
     c, rows = load(f'claim-{name}.json'), []
     of = lambda method, kind: [r['prompts'][kind] for r in c['rows'] if r['method'] == method]
-    only = {k: mean([f[k] for f in of('class', 'bank')]) for k in ('fid', 'recall', 'fid_floor', 'recall_floor')}
+    only = {k: mean([f[k] for f in of('class', 'bank')]) for k in ('fid', 'kid', 'recall', 'fid_floor', 'recall_floor')}
     for method in dict.fromkeys(r['method'] for r in c['rows']):
         mine = [r for r in c['rows'] if r['method'] == method]
         for kind in mine[0]['prompts']:
@@ -120,8 +121,9 @@ def claim(name):
             of_all = {k: mean([f[k] for f in found]) for k, v in found[0].items() if isinstance(v, float)}
             said = [f.get('adherence') for f in found]
             ratio = lambda k, digits: '' if method == 'class' else f'{of_all[k]/only[k]:.{digits}f}'
-            rows.append([method, '' if method == 'class' else kind, number(of_all, 'fid', 1), ratio('fid', 2), number(of_all, 'recall', 2),
-                         ratio('recall', 1), number(of_all, 'precision', 2),
+            rows.append([method, '' if method == 'class' else kind, number(of_all, 'fid', 1), ratio('fid', 2),
+                         number(of_all, 'kid', 4), ratio('kid', 2), number(of_all, 'recall', 2), ratio('recall', 1),
+                         number(of_all, 'coverage', 2), number(of_all, 'precision', 2),
                          f"{mean([x['mean'] for x in said]):.2f} ({mean([x['chance'] for x in said]):.2f})" if all(said) else '',
                          ' / '.join(str(r['steps']) for r in mine)])
     class_only = [r for r in c['rows'] if r['method'] == 'class']
@@ -130,13 +132,14 @@ def claim(name):
     matched = '' if rebuilt['fid'] < only['fid_floor'] else \
               f" (ratios {rebuilt['fid']/only['fid']:.2f} and {rebuilt['recall']/only['recall']:.1f})"
     more = ' and their mirror images'*c.get('flips', False) + ', timesteps drawn logit-normally'*(c.get('timesteps') == 'logit_normal')
-    head = ['', 'prompts', 'FID (floor)', 'ratio', 'recall (floor)', 'ratio', 'precision (floor)', 'adherence (chance)', 'steps']
+    head = ['', 'prompts', 'FID (floor)', 'ratio', 'KID (floor)', 'ratio', 'recall (floor)', 'ratio', 'coverage (floor)',
+            'precision (floor)', 'adherence (chance)', 'steps']
     return table(head, rows) + ['',
         f"{budget_of(c)} for each model, {c['images']} training images{more}, N = {class_only[0]['n']}, "
         f"seed {', '.join(seeds)}{' (means)'*(len(seeds) > 1)}, {painted(first)}, features `{first['features']}`, {c['device']}. "
         f"Two halves of the reference, N = {first['half_splits']['n']}, have FID {first['half_splits']['fid'][0]:.1f}. "
         f"The reconstruction has FID {rebuilt['fid']:.1f} and recall {rebuilt['recall']:.2f}{matched}: "
-        f"other held-out images (the floor) would have ratios {only['fid_floor']/only['fid']:.2f} and "
+        f"training images in their place (the floor) would have ratios {only['fid_floor']/only['fid']:.2f} and "
         f"{only['recall_floor']/only['recall']:.1f}. `{c['command']}`, commit {c['commit']}."]
 
 def summary():
@@ -156,10 +159,11 @@ def summary():
         each = lambda numbers, digits: '' if len(seeds) == 1 else ' (' + ', '.join(f'{x:.{digits}f}' for x in numbers) + ')'
         best = lambda x: f'**{x:.1f}**' if x == min(fid[:2]) else f'{x:.1f}'
         rows.append([title, budget, f"{n}; {', '.join(map(str, seeds))}", best(fid[0]), best(fid[1]),
-                     f'{fid[1]/fid[0]:.2f}{each(found[1].fid/found[0].fid, 2)}', f'{fid[2]:.1f}', f'{floor.mean():.1f}{each(floor, 1)}',
+                     f'{fid[1]/fid[0]:.2f}{each(found[1].fid/found[0].fid, 2)}', f'{found[1].kid.mean()/found[0].kid.mean():.2f}',
+                     f'{fid[2]:.1f}', f'{floor.mean():.1f}{each(floor, 1)}',
                      f'{recall[0]:.2f}, {recall[1]:.2f}, {found[0].recall_floor.mean():.2f}'])
     head = ['images', 'budget of each model', 'N, seeds', 'FID: class only', 'whole model, bank', 'ratio (each seed)',
-            'whole model, own prompts', 'floor (each seed)', 'recall: class only, whole model (bank), floor']
+            'ratio of KID', 'whole model, own prompts', 'floor (each seed)', 'recall: class only, whole model (bank), floor']
     return table(head, rows) + ['',
         'Painted in 10 steps with guidance 2 on phantoms and 1.5 on real images; features: self-supervised networks trained on the '
         'training images of each set, on phantoms for phantoms. The fifth row has mirror images and logit-normal timesteps as well, '

@@ -39,7 +39,7 @@ def course_config(
     sample_size:int=64,    # pixels of a side, for the record; any multiple of 8 works
 ) -> dict:                 # arguments of diffusers' AutoencoderKL
     """The course autoencoder: four resolutions (f = 8), no attention, few groups in the norms,
-    which is what a core can train in an hour."""
+    which is what a core can train in an hour and a quarter."""
     widths = (32, 64, 96, 96)
     return dict(sample_size=sample_size, block_out_channels=widths,
                 down_block_types=('DownEncoderBlock2D',)*len(widths), up_block_types=('UpDecoderBlock2D',)*len(widths),

@@ -164,7 +164,8 @@ def list_images(root) -> list[Path]: # relative to `root`, sorted
     if odd: raise ValueError(f'{str(odd)!r} below {root}: a name that is not UTF-8; rename that file')
     if not images:
         seen = ', '.join(sorted({f.suffix or f.name for f in files})[:5]) or 'no file at all'
-        raise FileNotFoundError(f'no image below {root} (found: {seen}); known endings are {" ".join(IMAGE_TYPES)}')
+        dicom = '; bring DICOM to 8-bit PNG first: window and rescale, and invert MONOCHROME1' if '.dcm' in seen.lower() else ''
+        raise FileNotFoundError(f'no image below {root} (found: {seen}); known endings are {" ".join(IMAGE_TYPES)}{dicom}')
     return images
 
 # %% ../nbs/03_datasets.ipynb #510c30f1

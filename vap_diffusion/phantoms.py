@@ -396,7 +396,8 @@ def draw_anatomy(c:Chest, rng, noises)->np.ndarray: # H W, about 0 to 1
             + .03*c.lung*np.clip(middle, -1, 2)*np.exp(-2*(out - .15)))
 
 def opacity(a:dict, rng, c:Chest)->np.ndarray: # H W in [0,1]
-    "Where the lungs are opaque. Each side gets its share of the area; a region grows in the lung until it has it."
+    """Where the lungs are opaque. Each side gets its share of the area; a region grows in the lung until it has it.
+    A round opacity is drawn whole, and only its part over the lung counts: beside a large heart it is larger than its word."""
     size, area = len(c.x), AREAS[a['size']]*rng.uniform(.92, 1.08)
     x, y, alpha = c.x*c.wide, c.y, np.zeros_like(c.x)
     sides = [s for s, name in ((-1, 'right'), (1, 'left')) if a['side'] in (name, 'both')]

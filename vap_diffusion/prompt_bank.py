@@ -80,15 +80,16 @@ def words_of(text:str) -> set[str]: # lower case
 def twins(
     a:list[str], b:list[str], # clauses of two texts
 )->list[tuple[int, int]]: # places in `a` and in `b`; each place at most once
-    """Clauses of two texts that speak of the same thing: at the same place, or,
-    of texts with other numbers of clauses, with words in common."""
-    if len(a) == len(b): return [(i, i) for i in range(len(a)) if a[i].strip()]
+    """Clauses of two texts that speak of the same thing: they have words in common, or, where both texts have equally many
+    clauses, stand at the same place."""
     A, B = [words_of(c) for c in a], [words_of(c) for c in b]
     likeness = sorted((-len(x & y)/len(x | y), abs(i - j), i, j)
                       for i, x in enumerate(A) for j, y in enumerate(B) if x & y)
     found = []
     for _, _, i, j in likeness:
         if all(i != p and j != q for p, q in found): found.append((i, j))
+    if len(a) == len(b):
+        found += [(i, i) for i in range(len(a)) if a[i].strip() and all(i != p and i != q for p, q in found)]
     return sorted(found)
 
 def mix_clauses(

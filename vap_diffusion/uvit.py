@@ -90,7 +90,7 @@ def trim_text(
 @dataclass
 class UViTOutput(BaseOutput):
     "What a U-ViT returns."
-    sample: Tensor # B C H W, the predicted noise
+    sample: Tensor # B C H W, the network's answer: the noise, or the velocity where it was trained for that
     recon_loss: Tensor|None = None # how well the prototypes rebuild the features (chapter 10); None without prototypes
 
 # %% ../nbs/09_uvit.ipynb #d4e40a2a
@@ -167,7 +167,7 @@ class UViT(ModelMixin, ConfigMixin):
         if text is not None and (text.ndim != 3 or len(text) != len(sample) or text.shape[2] != c.text_dim
                                  or text.shape[1] > c.max_text_tokens):
             raise ValueError(f'text is {tuple(text.shape)}; this model takes B x L x {c.text_dim} '
-                             f'with B = {len(sample)} and L at most {c.max_text_tokens}')
+                             f'with B = {len(sample)} and L at most {c.max_text_tokens} (trim_text drops padding)')
         if text is not None and text_mask is not None and text_mask.shape != text.shape[:2]:
             raise ValueError(f'text_mask is {tuple(text_mask.shape)}; '
                              f'text {tuple(text.shape)} needs {tuple(text.shape[:2])}')

@@ -1361,7 +1361,8 @@ def read_attributes(
     for attribute, values in ATTRIBUTES[modality].items():
         # 'dark brown' before 'brown'
         words = '|'.join(sorted(map(re.escape, set(values) - {'none'}), key=len, reverse=True))
-        if m := re.search(r'\b' + CLAUSES[modality][attribute].replace('{}', f'({words})') + r'\b', text):
+        clause = CLAUSES[modality][attribute].replace('{}', f'({words})')
+        if m := re.search(rf'(?<!\bno )(?<!\bwithout )(?<!\bnot )\b{clause}\b', text):
             found[attribute] = m[1]
     if not found and not re.search(r'\bno (lesion|opacity)\b', text): return {}
     absent = [a for a, values in ATTRIBUTES[modality].items() if a not in found and 'none' in values]
