@@ -332,3 +332,29 @@ def test_a_judge_without_classes_has_no_inception_score():
     from vap_diffusion.metrics import FeatureNet, evaluate
     found = evaluate(noise(0, 20), noise(1, 20), FeatureNet(widths=(4, 4), sample_size=16).eval(), splits=1)
     assert 'fid' in found and not {'is', 'is_real'} & set(found)
+
+@pytest.mark.parametrize('prompt, wanted', [
+    ('Round red lesion, a tenth of the image, soft border, dotted texture, centre; pale skin, normal light.',
+     dict(shape='round', colour='red', **{'second colour': 'none'}, hair='none', corners='none')), # of the template: all of it
+    ('The lesion is irregular and brown. There are no dark corners, and no hair.',
+     dict(shape='irregular', colour='brown', hair='none', corners='none')),
+    ('A brown or black lesion with a blurred border.', dict(border='soft'))])                      # its colour is left open
+def test_wishes_of_free_text_are_what_it_claims(prompt, wanted):
+    from vap_diffusion.metrics import wishes
+    found = wishes(prompt, 'dermoscopy')
+    assert wanted.items() <= found.items() and (';' in prompt or set(found) == set(wanted)), found
+
+def test_a_modality_of_ones_own_has_no_adherence():
+    import pandas as pd
+    from vap_diffusion.quickstart import adherence_of
+    manifest, table = (pd.DataFrame(dict(label=['a']*3, prompt=['Purple nuclei.']*3)),
+                       pd.DataFrame(dict(label=['a'], modality=['histology'])))
+    assert adherence_of(np.zeros((3, 8, 8, 3), np.uint8), manifest, table) == {}
+
+@pytest.mark.filterwarnings('ignore:n = .* is not above')
+def test_sets_may_be_called_anything():
+    from vap_diffusion.metrics import evaluate
+    with pytest.raises(ValueError, match='real has 10 images'):
+        evaluate(noise(0), {'real': noise(1, 10), 'model': noise(2)}, n=20, floor_real=noise(3))
+    with pytest.raises(ValueError, match='no generated images'): evaluate(noise(0), {})
+    with pytest.raises(ValueError, match='Identity has no num_features'): evaluate(noise(0), noise(1), torch.nn.Identity())

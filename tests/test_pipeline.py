@@ -195,3 +195,14 @@ def test_one_process_paints_into_a_folder(pipe, tmp_path):
     with alone(tmp_path/'s'), pytest.raises(BlockingIOError, match='written by another process'):
         sample(pipe, tmp_path/'s', 2, num_inference_steps=1, progress=False)
     sample(pipe, tmp_path/'s', 2, num_inference_steps=1, progress=False)
+
+def test_a_prompt_that_was_drawn_paints_the_same_when_it_is_given(pipe):
+    g = lambda: torch.Generator().manual_seed(0)
+    drawn = pipe(np.array([1]), None, 2, generator=g(), output_type='uint8')
+    given = pipe(drawn.class_labels, drawn.prompts, 2, generator=g(), output_type='uint8')
+    assert np.array_equal(drawn.images, given.images) and drawn.class_labels == [pipe.class_names[1]]
+
+def test_saving_takes_the_arguments_of_diffusers(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path/'a', True); pipe.save_pretrained(tmp_path/'b', safe_serialization=True)
+    assert (tmp_path/'a'/'model_index.json').exists() and (tmp_path/'b'/'prompt_bank.json').exists()
+    with pytest.raises(ValueError, match='only safetensors'): pipe.save_pretrained(tmp_path/'c', safe_serialization=False)

@@ -277,3 +277,11 @@ def test_another_models_folder_is_named(tmp_path):
 def test_a_text_that_does_not_fit_in_the_padding_is_not_cut():
     with pytest.raises(ValueError, match='does not fit in pad_to=2'):
         load_text_encoder('course').encode(['large irregular black lesion'], pad_to=2)
+
+def test_each_text_that_is_cut_is_reported_once():
+    from vap_diffusion.text import load_text_encoder
+    encoder, long = load_text_encoder('course'), [f'round brown lesion number {i}, '*30 for i in (1, 2)]
+    for text in long:
+        with pytest.warns(UserWarning, match='1 of 1 prompts'): encoder.encode([text])
+        with warnings.catch_warnings():
+            warnings.simplefilter('error'); encoder.encode([text])

@@ -338,3 +338,17 @@ def test_one_process_trains_under_a_name(work):
         train(work, steps=1, name='busy', **SMALL)
     train(work, steps=1, name='busy', **SMALL)
     with pytest.raises(ValueError, match='not the name of one folder'): train(work, steps=1, name='..', **SMALL)
+
+def test_a_watcher_that_returns_no_number_is_only_warned_of(tmp_path):
+    from vap_diffusion.training import train
+    w = folder_with_features(tmp_path)
+    with pytest.warns(UserWarning, match='watching failed .ValueError'):
+        run = train(w, steps=4, watch=lambda *a: dict(fid=float('nan')), watch_every=2, **SMALL)
+    assert json.loads((run/'train.json').read_text())['finished'] and not (run/'watch.jsonl').exists()
+
+@pytest.mark.parametrize('wrong, said', [
+    (dict(num_classes=3), 'num_classes'), (dict(size=128), 'size'), (dict(text=False, num_prototypes=8), 'num_prototypes')])
+def test_what_the_features_decide_is_no_setting(tmp_path, wrong, said):
+    from vap_diffusion.training import train
+    with pytest.raises(ValueError, match=f"'{said}' is no setting"):
+        train(folder_with_features(tmp_path), steps=2, progress=False, **wrong)

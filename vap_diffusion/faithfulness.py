@@ -1132,7 +1132,7 @@ def agreement_of_lesions(
     rows, modality = table[table.file_name.isin(words)].reset_index(drop=True), table.modality.mode()[0]
     read = [{a: '/'.join(v) for a, v in read_claims(words[f]['t_mix'], modality).items()} for f in rows.file_name]
     claims = pd.concat([rows[['label', 'group']],
-                        pd.DataFrame(read, columns=list(ATTRIBUTES[modality])).fillna('unsaid')], axis=1)
+                        pd.DataFrame(read, columns=list(ATTRIBUTES[modality]), dtype=object).fillna('unsaid')], axis=1)
     found = lesion_agreement(claims, ATTRIBUTES[modality], np.random.default_rng(seed))
     if path:
         write_results(path, dict(dataset=table.attrs['dataset'], model=next(iter(words.values()))['model'],
