@@ -43,10 +43,10 @@ def quickstart():
         a, b, c = r['class'], r['class+text'], r['reconstruction']
         rows.append([r['seed'], f"{a['fid']:.1f}", f"**{b['fid']:.1f}**", f"{b['fid']/a['fid']:.2f}",
                      f"{c['fid']:.1f}, {b['fid_floor']:.1f}",
-                     f"{b['fid_infinity']/a['fid_infinity']:.2f} ({a['fid_infinity']:.1f}, {b['fid_infinity']:.1f})",
+                     f"{b['kid']/a['kid']:.2f}",
                      f"{a['recall']:.2f}", f"**{b['recall']:.2f}**", f"{c['recall']:.2f}, {b['recall_floor']:.2f}",
                      f"{b['adherence']['mean']:.2f} ({b['adherence']['chance']:.2f})", f"{r['seconds']/60:.1f} min"])
-    head = ['seed', 'FID class only', 'whole model', 'ratio', 'reconstruction, floor', 'ratio of FID, N to infinity', 'recall class only',
+    head = ['seed', 'FID class only', 'whole model', 'ratio', 'reconstruction, floor', 'ratio of KID', 'recall class only',
             'whole model', 'reconstruction, floor', 'adherence (chance)', 'whole command']
     first = runs[0]['class']
     return table(head, rows) + ['',
@@ -155,15 +155,17 @@ def summary():
             of = lambda method, kind: pd.DataFrame([r['prompts'][kind] for r in c['rows'] if r['method'] == method])
             budget, n, seeds = budget_of(c), c['rows'][0]['n'], [r['seed'] for r in c['rows'] if r['method'] == 'class']
             found = [of('class', 'bank')] + [of('class + text + prototypes', k) for k in ('bank', 'own')]
-        (fid, recall), floor = ([r[k].mean() for r in found] for k in ('fid', 'recall')), found[0].fid_floor
+        fid, floor = [r.fid.mean() for r in found], found[0].fid_floor
         each = lambda numbers, digits: '' if len(seeds) == 1 else ' (' + ', '.join(f'{x:.{digits}f}' for x in numbers) + ')'
         best = lambda x: f'**{x:.1f}**' if x == min(fid[:2]) else f'{x:.1f}'
         rows.append([title, budget, f"{n}; {', '.join(map(str, seeds))}", best(fid[0]), best(fid[1]),
                      f'{fid[1]/fid[0]:.2f}{each(found[1].fid/found[0].fid, 2)}', f'{found[1].kid.mean()/found[0].kid.mean():.2f}',
                      f'{fid[2]:.1f}', f'{floor.mean():.1f}{each(floor, 1)}',
-                     f'{recall[0]:.2f}, {recall[1]:.2f}, {found[0].recall_floor.mean():.2f}'])
+                     *(f'{found[0][k].mean():.2f}, {found[1][k].mean():.2f}, {found[0][k + "_floor"].mean():.2f}'
+                       for k in ('recall', 'coverage'))])
     head = ['images', 'budget of each model', 'N, seeds', 'FID: class only', 'whole model, bank', 'ratio (each seed)',
-            'ratio of KID', 'whole model, own prompts', 'floor (each seed)', 'recall: class only, whole model (bank), floor']
+            'ratio of KID', 'whole model, own prompts', 'floor (each seed)',
+            'recall: class only, whole model (bank), floor', 'coverage likewise']
     return table(head, rows) + ['',
         'Painted in 10 steps with guidance 2 on phantoms and 1.5 on real images; features: self-supervised networks trained on the '
         'training images of each set, on phantoms for phantoms. The fifth row has mirror images and logit-normal timesteps as well, '
