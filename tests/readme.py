@@ -41,12 +41,13 @@ def quickstart():
     runs, rows = [load(p.name) for p in sorted((ROOT/'results').glob('quickstart-seed*.json'))], []
     for r in runs:
         a, b, c = r['class'], r['class+text'], r['reconstruction']
-        rows.append([r['seed'], f"{a['fid']:.1f}", f"**{b['fid']:.1f}**", f"{b['fid']/a['fid']:.2f}",
+        rows.append([r['seed'], f"{a['fid']:.1f}", f"**{b['fid']:.1f}**",
+                     f"{b['fid']/a['fid']:.2f} ({b['fid_infinity']/a['fid_infinity']:.2f})",
                      f"{c['fid']:.1f}, {b['fid_floor']:.1f}",
                      f"{b['kid']/a['kid']:.2f}",
                      f"{a['recall']:.2f}", f"**{b['recall']:.2f}**", f"{c['recall']:.2f}, {b['recall_floor']:.2f}",
                      f"{b['adherence']['mean']:.2f} ({b['adherence']['chance']:.2f})", f"{r['seconds']/60:.1f} min"])
-    head = ['seed', 'FID class only', 'whole model', 'ratio', 'reconstruction, floor', 'ratio of KID', 'recall class only',
+    head = ['seed', 'FID class only', 'whole model', 'ratio (N to infinity)', 'reconstruction, floor', 'ratio of KID', 'recall class only',
             'whole model', 'reconstruction, floor', 'adherence (chance)', 'whole command']
     first = runs[0]['class']
     return table(head, rows) + ['',
