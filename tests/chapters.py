@@ -9,6 +9,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from traitlets.config import Config
+from vap_diffusion.datasets import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDGET = re.compile(r'interactive\(|[^\n]*\d+%\|')   # what a slider or a progress bar leaves where there is no kernel
@@ -60,7 +61,8 @@ def execute(path, slow=False, write=True, tries=2, minutes=5):
     nb, start = nbformat.read(path, as_version=4), time.time()
     nb.metadata['kernelspec'] = dict(display_name='python3', language='python', name='python3')
     local = Config({'KernelManager': dict(transport='ipc', ip=f'{tempfile.mkdtemp()}/kernel')})   # sockets on disk: no ports to race for
-    client = Chapter(nb, timeout=3600 if slow else 54*minutes, resources={'metadata': {'path': str(path.parent)}}, config=local)
+    client = Chapter(nb, timeout=3600 if slow else 54*minutes, startup_timeout=600, resources={'metadata': {'path': str(path.parent)}},
+                     config=local)
     client.slow = slow
     nb.cells.insert(0, nbformat.v4.new_code_cell(SLIDERS))
     try: client.execute()
@@ -75,7 +77,7 @@ def note_seconds(path, seconds):
     "Keep how long a chapter took: README's table is drawn from results/chapters.json."
     file = ROOT/'results'/'chapters.json'
     found = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(dict(sorted((found | {path.stem: round(seconds)}).items())), indent=1) + '\n')
+    write_json(file, dict(sorted((found | {path.stem: round(seconds)}).items())))
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-os.environ.update(HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1', TOKENIZERS_PARALLELISM='false')
+os.environ.update(HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1', TOKENIZERS_PARALLELISM='false',
+                  NO_PROXY='localhost,127.0.0.1', no_proxy='localhost,127.0.0.1')      # stand-ins of servers are here
 if 'PYTEST_XDIST_WORKER' in os.environ: os.environ['OMP_NUM_THREADS'] = '1'   # two workers share the two cores
 else: os.environ.setdefault('OMP_NUM_THREADS', '2')
 sys.path.insert(0, str(TESTS))

@@ -3,7 +3,7 @@ import io, json, os, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 import pytest
 from PIL import Image
-from vap_diffusion.datasets import load_table
+from vap_diffusion.datasets import alone, load_table
 
 ENV = {**os.environ, 'COLUMNS': '200'}
 TWO = {**ENV, 'OMP_NUM_THREADS': '2'}                                    # quickstart trains its models side by side, each with a thread
@@ -35,9 +35,9 @@ def work(tmp_path_factory):
 
 # --- starting up -----------------------------------------------------------------------------------------------------
 
-def seconds(code):
-    best = 9.
-    for _ in range(4):
+def seconds(code, times=4):
+    best = float('inf')
+    for _ in range(times):
         start = time.perf_counter()
         subprocess.run([sys.executable, '-c', code], check=True, capture_output=True)
         best = min(best, time.perf_counter() - start)
@@ -53,8 +53,8 @@ def test_help_is_quick_and_lists_the_verbs():
 
 def test_the_console_script_is_there(): assert shutil.which('vap-diffusion', path=str(Path(sys.executable).parent))
 
-def test_doctor_names_each_part_and_its_remedy():
-    text = vap('doctor').stdout
+def test_doctor_names_each_part_and_its_remedy(tmp_path):
+    text = vap('doctor', env=ENV | dict(HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path))).stdout
     assert all(word in text for word in ('Python', 'torch', 'BiomedCLIP', 'SD autoencoder', 'Inception', 'MLLM server', 'hf download'))
 
 @pytest.mark.parametrize('weights', [True, False])
@@ -131,8 +131,10 @@ def test_sample_goes_on_where_it_stopped(work, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path/'a'/'images').glob('*.png')} == whole
 
 def test_the_course_model_paints_within_20_seconds(tmp_path):
+    "Or, on a slow or busy machine, in a few times what importing torch and diffusers takes there."
+    imports = seconds('import torch; from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler', 1)
     start = time.perf_counter(); vap('sample', 'course', '--out', tmp_path/'s', '--n', 1)
-    assert time.perf_counter() - start < 20
+    assert time.perf_counter() - start < max(20, 4*imports)
     assert Image.open(next((tmp_path/'s'/'images').glob('*.png'))).size == (64, 64)
 
 def test_ctrl_c_in_training_loses_nothing(work, tmp_path):
@@ -142,7 +144,7 @@ def test_ctrl_c_in_training_loses_nothing(work, tmp_path):
     log = w/'models'/'vap'/'log.jsonl'
     for _ in range(2400):
         time.sleep(0.1)
-        if log.exists() and len(log.read_text().splitlines()) >= 2: break
+        if run.poll() is not None or log.exists() and log.read_text(): break    # from its first line on, 59 steps are left
     run.send_signal(signal.SIGINT); _, err = run.communicate(timeout=120)
     assert run.returncode == 130 and 'same command' in err and 'Traceback' not in err, err
     out = vap('train', w, '--steps', 60)
@@ -156,11 +158,14 @@ def stop(args, marker, until=lambda: True, env=ENV):
     reader = threading.Thread(target=lambda: parts.extend(iter(lambda: run.stdout.read1(256), b'')), daemon=True)
     reader.start()
     said = lambda: b''.join(parts).decode(errors='replace')
-    while marker not in said() or not until():
-        assert run.poll() is None and time.time() < deadline, f'{args[0]} came to no {marker!r} to stop at: {said()[-500:]}'
-        time.sleep(.05)
-    run.send_signal(signal.SIGINT)
-    run.wait(120); reader.join(10)
+    try:
+        while marker not in said() or not until():
+            assert run.poll() is None and time.time() < deadline, f'{args[0]} came to no {marker!r} to stop at: {said()[-500:]}'
+            time.sleep(.05)
+        run.send_signal(signal.SIGINT)
+        run.wait(120); reader.join(10)
+    finally:
+        if run.poll() is None: run.kill()
     said = said()
     assert run.returncode == 130 and 'same command' in said and 'Traceback' not in said, said[-2000:]
     return said
@@ -174,16 +179,15 @@ def test_ctrl_c_in_each_stage_and_the_same_command_goes_on(tmp_path):
     assert len(list((tmp_path/'phantoms').rglob('*.png'))) == 600 and len(lines()) == 600
     sample = ('sample', 'course', '--out', tmp_path/'s', '--n', 70, '--steps', 10)
     stop(sample, 'sampling'); vap(*sample); assert len(list((tmp_path/'s'/'images').glob('*.png'))) == 70
-    evaluate = ('evaluate', tmp_path/'s', '--real', w, '--split', 'train')
+    evaluate = ('evaluate', tmp_path/'s', '--real', w, '--split', 'train', '--bootstrap', 20)
     stop(evaluate, 'loading images'); assert 'fid' in vap(*evaluate).stdout.lower()
 
 def test_ctrl_c_in_quickstart_stops_both_trainings(tmp_path):
     args = ('quickstart', '--out', tmp_path/'q', '--images', 300, '--minutes', 0.4, '--n', 30)
     logs = [tmp_path/'q'/'models'/name/'log.jsonl' for name in ('class', 'vap')]
     stop(args, 'train:', lambda: all(log.exists() and log.read_text() for log in logs), TWO)
-    texts = [log.read_text() for log in logs]
-    time.sleep(2)
-    assert [log.read_text() for log in logs] == texts, 'a training goes on behind our back'
+    for log in logs:
+        with alone(log.parent): pass                # BlockingIOError if a training went on behind our back: it holds this lock
     vap(*args, env=TWO)
     made = json.loads((tmp_path/'q'/'results.json').read_text())
     assert made['class']['n'] == made['class+text']['n'] == 30 and (tmp_path/'q'/'report.html').exists()

@@ -8,12 +8,13 @@ from hub import Hub, hub_env
 
 def visit(root):
     "What happens with a hub, as JSON on the last line; runs in a process whose environment is already the stand-in's."
+    hub = Hub()
+    os.environ['HF_ENDPOINT'] = hub.url             # before huggingface_hub is imported, which reads it then
     import contextlib, io, shutil, time
     import torch
     from huggingface_hub import ModelCard
     from vap_diffusion import cli, pipeline
     root, found = Path(root), {}
-    hub = Hub(int(os.environ['HUB_PORT']))
     def verb(*args):
         "A verb in this process: its exit code and what it wrote."
         out, err, old = io.StringIO(), io.StringIO(), sys.argv
@@ -59,11 +60,8 @@ def visit(root):
 
 @pytest.fixture(scope='module')
 def found(tmp_path_factory):
-    import socket
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     root = tmp_path_factory.mktemp('hub')
-    env = hub_env(f'http://127.0.0.1:{port}', root/'hf', 'hf_good') | dict(
-        HUB_PORT=str(port),
+    env = hub_env('', root/'hf', 'hf_good') | dict(
         PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get('PYTHONPATH')])]))
     done = subprocess.run([sys.executable, '-c', f'import test_hub; test_hub.visit({str(root)!r})'],
                           env=env, capture_output=True, text=True, timeout=500)

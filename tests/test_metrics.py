@@ -132,8 +132,8 @@ def noise(seed, n=64):
 
 @pytest.mark.filterwarnings('ignore:n = .* is not above')
 def test_evaluate_has_floors_halves_and_intervals():
-    from vap_diffusion.metrics import FeatureNet, evaluate, load_features
-    net = load_features('phantoms')
+    from vap_diffusion.metrics import FeatureNet, evaluate, load_judge
+    net = load_judge('phantoms')
     plain = evaluate(noise(0), noise(1), net, n=20)
     assert plain['half_splits']['n'] == 20 and plain['half_splits']['times'] == 5            # `real` is halved anyway: the same n
     assert not {'intervals', 'fid_infinity'} & set(plain)
@@ -183,13 +183,13 @@ def test_inception_from_a_file(tmp_path):
     "A file of random weights in torch-fidelity's layout: the real loading code, through torchmetrics."
     fidelity = pytest.importorskip('torch_fidelity.feature_extractor_inceptionv3',
                                    reason='torch-fidelity is not installed: a dev requirement')
-    from vap_diffusion.metrics import evaluate, features_name, load_features
+    from vap_diffusion.metrics import evaluate, features_name, load_judge
     file, make = tmp_path/'inception.pth', fidelity.FeatureExtractorInceptionV3
     torch.manual_seed(0)
     with (mock.patch.object(fidelity, 'load_state_dict_from_url', lambda *a, **k: {}),
           mock.patch.object(make, 'load_state_dict', lambda *a: None)):
         torch.save(make('inception-v3-compat', ['2048']).state_dict(), file)
-    net, images = load_features(f'inception:{file}'), torch.randint(0, 256, (12, 3, 64, 64), dtype=torch.uint8)
+    net, images = load_judge(f'inception:{file}'), torch.randint(0, 256, (12, 3, 64, 64), dtype=torch.uint8)
     features = net(images)
     assert features.shape == (12, 2048) and net.logits(features).shape == (12, 1008)
     with pytest.warns(UserWarning, match='not above the 2048 features'):
@@ -197,14 +197,14 @@ def test_inception_from_a_file(tmp_path):
     assert result['features'] == features_name(net) and result['features'].startswith('InceptionFeatures-')
     torch.save({'a': torch.zeros(2)}, tmp_path/'other.pth')
     with pytest.raises(ValueError, match="other.pth' does not hold torch-fidelity's Inception-v3 weights"):
-        load_features(f"inception:{tmp_path/'other.pth'}")
+        load_judge(f"inception:{tmp_path/'other.pth'}")
 
 @pytest.mark.parametrize('name', ('test_vit', 'test_resnet', 'test_convnext', 'mobilenetv3_small_050', 'eva02_tiny_patch14_224'))
 def test_any_timm_model(name, tmp_path):
     "Families that pool in different ways: features of the stated width, logits as the model's own, weights from a safetensors file."
     import torch.nn.functional as F
     from safetensors.torch import save_file
-    from vap_diffusion.metrics import TimmFeatures, features_name, inception_score, load_features
+    from vap_diffusion.metrics import TimmFeatures, features_name, inception_score, load_judge
     net, images = TimmFeatures(name, pretrained=False), noise(0, 2)
     features = net(images)
     assert features.shape == (2, net.num_features) and features.dtype == torch.float32
@@ -213,27 +213,27 @@ def test_any_timm_model(name, tmp_path):
         torch.testing.assert_close(net.logits(features), net.net((x - net.mean)/net.std))
     else: assert np.isnan(inception_score(net.logits(features)))        # no classes, no score
     save_file(net.net.state_dict(), tmp_path/'net.safetensors')
-    again = load_features(f"timm:{name}@{tmp_path/'net.safetensors'}")
+    again = load_judge(f"timm:{name}@{tmp_path/'net.safetensors'}")
     assert features_name(again) == features_name(net)
     torch.testing.assert_close(again(images), features)
 
 def test_timm_faults(tmp_path, monkeypatch):
-    from vap_diffusion.metrics import load_features
-    with pytest.raises(ValueError, match="knows no model 'resnet17'"): load_features('timm:resnet17')
+    from vap_diffusion.metrics import load_judge
+    with pytest.raises(ValueError, match="knows no model 'resnet17'"): load_judge('timm:resnet17')
     with pytest.raises(FileNotFoundError, match="give 'timm:test_vit@FILE'"):
-        load_features(f"timm:test_vit@{tmp_path/'no.pth'}")
+        load_judge(f"timm:test_vit@{tmp_path/'no.pth'}")
     torch.save({'a': torch.zeros(2)}, tmp_path/'other.pth')
     with pytest.raises(ValueError, match="other.pth' does not hold weights of timm's 'test_vit'"):
-        load_features(f"timm:test_vit@{tmp_path/'other.pth'}")
+        load_judge(f"timm:test_vit@{tmp_path/'other.pth'}")
     def offline(*a, **k): raise OSError('no network')
     monkeypatch.setattr('timm.create_model', offline)
     with pytest.raises(FileNotFoundError, match="go online once, or give 'timm:test_vit@FILE'"):
-        load_features('timm:test_vit')
+        load_judge('timm:test_vit')
 
 def test_folder_of_another_network(tmp_path):
-    from vap_diffusion.metrics import load_features
+    from vap_diffusion.metrics import load_judge
     (tmp_path/'config.json').write_text(json.dumps({'_class_name': 'UViT'}))
-    with pytest.raises(ValueError, match='holds a UViT, not a FeatureNet'): load_features(tmp_path)
+    with pytest.raises(ValueError, match='holds a UViT, not a FeatureNet'): load_judge(tmp_path)
 
 def test_recorded_command(tmp_path):
     "The command that made the shipped network, in small: trains, writes card and ladder; the second time it judges what is there."
@@ -252,8 +252,8 @@ def test_recorded_command(tmp_path):
 def test_all_images_of_each_set():
     "As published tables have it: more painted images than real ones; the floor says how many it has."
     from torchmetrics.image.fid import FrechetInceptionDistance
-    from vap_diffusion.metrics import Given, evaluate, extract, load_features
-    net, real, fake, other = load_features('phantoms'), noise(0, 40), noise(1, 90), noise(2, 25)
+    from vap_diffusion.metrics import Given, evaluate, extract, load_judge
+    net, real, fake, other = load_judge('phantoms'), noise(0, 40), noise(1, 90), noise(2, 25)
     found = evaluate(real, fake, net, floor_real=other, unequal=True)
     assert (found['n'], found['n_real'], found['n_floor']) == (90, 40, 25)
     fid = FrechetInceptionDistance(Given(net.num_features)).set_dtype(torch.float64)
@@ -271,11 +271,11 @@ def test_every_judge_of_a_result_has_a_ladder():
     assert judges and judges == {l['features'] for l in json.loads((results/'feature_ladder.json').read_text()).values()}
 
 def test_a_table_of_one_class_climbs_the_ladder():
-    from vap_diffusion.metrics import load_features, labelled_phantoms, missing_modes, on_card
+    from vap_diffusion.metrics import load_judge, labelled_phantoms, missing_modes, on_card
     images, labels = labelled_phantoms(40, 5*10**6, 32)
     kinds = [kind for kind, *_ in missing_modes(images, ['a']*40, 20, 0)]
     assert 'class left out' not in kinds and 'half of the modes' in kinds
-    net = load_features('phantoms')
+    net = load_judge('phantoms')
     assert (on_card(net, images[:3], images, 10, 0) == {}
             and 'n = 20' in on_card(net, images[:20], images[20:], 1500, 0)['held_out_real_images'])
 

@@ -214,13 +214,13 @@ FINE = json.dumps(dict(id='1', object='chat.completion', created=0, model='m',
                        choices=[dict(index=0, finish_reason='stop', message=dict(role='assistant', content=GOOD))])).encode()
 
 def test_half_a_body_and_a_dropped_connection_and_silence():
-    server = Rude(reply(FINE[:40], length=len(FINE)), lambda c: None, lambda c: time.sleep(1), reply(FINE))
-    assert OpenAIMLLM('m', server.url, timeout=.5).chat([user('hello')]) == GOOD and not server.acts[4:] and len(server.times) == 4
+    server = Rude(reply(FINE[:40], length=len(FINE)), lambda c: None, lambda c: time.sleep(3), reply(FINE))
+    assert OpenAIMLLM('m', server.url, timeout=2).chat([user('hello')]) == GOOD and not server.acts[4:] and len(server.times) == 4
 
 def test_retry_after_is_obeyed():
     server = Rude(reply(b'{}', '429 Too Many Requests', more='Retry-After: 2\r\n'), reply(FINE))
     assert OpenAIMLLM('m', server.url).chat([user('hello')]) == GOOD
-    assert 1.9 < server.times[1] - server.times[0] < 4
+    assert 1.9 < server.times[1] - server.times[0] < 30        # without that header it would be half a second at most
 
 def test_a_long_wait_is_passed_on():
     "More than the client waits for: not asked again before its time."
@@ -278,8 +278,8 @@ def test_never_more_under_way_than_the_server_is_to_answer(work):
 def test_many_are_under_way_at_once(work):
     with Answers(GOOD, wait=.1) as server:
         model = OpenAIMLLM('m', server.url, concurrency=6)
-        start = time.time(); describe_table(work, model, progress=False); seconds = time.time() - start
-    assert len(server.seen) == 39 and seconds < .1*39*.7 and model.usage[0] == 39
+        describe_table(work, model, progress=False)
+    assert len(server.seen) == 39 and 4 <= server.most <= 6 and model.usage[0] == 39
 
 # --- transformers serve ----------------------------------------------------------------------------------------------
 
@@ -294,10 +294,11 @@ def test_transformers_serve(work, tmp_path):
                                '--host', 'localhost', '--port', str(port), '--device', 'cpu'],
                               stdout=log, stderr=log, cwd=tmp_path)
     try:
-        for _ in range(240):
+        for _ in range(1200):
             assert server.poll() is None, (tmp_path/'serve.log').read_text()[-2000:]
             try: httpx.get(f'http://localhost:{port}/health', timeout=1); break
             except httpx.HTTPError: time.sleep(.5)
+        else: raise TimeoutError('no server after ten minutes')
         model = OpenAIMLLM(str(folder), f'http://localhost:{port}/v1', max_tokens=8, concurrency=2, max_retries=1)
         said = model.chat([user('Describe the image.', IMAGES[0])])
         assert isinstance(said, str) and model.usage[0] == 1
@@ -307,7 +308,11 @@ def test_transformers_serve(work, tmp_path):
             warnings.simplefilter('ignore'); words = describe_table(work, model, progress=False, steps=(1,), limit=4)
         assert len(words) == 4
     except BaseException: print((tmp_path/'serve.log').read_text()[-3000:]); raise
-    finally: server.terminate(); server.wait(20); log.close()
+    finally:
+        server.terminate()
+        try: server.wait(120)
+        except subprocess.TimeoutExpired: server.kill(); server.wait()
+        log.close()
 
 def test_parameters_that_a_model_does_not_take_are_given_otherwise():
     "As OpenAI's models that think first: each refusal names one parameter."

@@ -1,13 +1,16 @@
 """The wheel: small, complete, and at home in an empty folder without a network or a cache."""
-import ast, configparser, os, re, subprocess, sys, zipfile
+import ast, configparser, os, re, shutil, subprocess, sys, zipfile
 from importlib.metadata import packages_distributions
 import pytest
 from chapters import ROOT
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
+    "Of a copy: pip builds in the folder, where an earlier build may lie."
     out = tmp_path_factory.mktemp('dist')
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '-w', out, str(ROOT)],
+    ignored = shutil.ignore_patterns('.git', '.venv', 'build', 'runs', 'nbs', 'results', '*.egg-info', '__pycache__')
+    source = shutil.copytree(ROOT, out/'source', ignore=ignored)
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '-w', out, str(source)],
                    check=True, capture_output=True)
     return next(out.glob('*.whl'))
 

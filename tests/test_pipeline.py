@@ -126,11 +126,11 @@ def test_half_precision_is_loaded_and_saved(tmp_path, pipe, dtype):
     assert np.abs(image - whole).mean() < .03
 
 def test_own_prompts_of_a_half_described_table_name_what_is_missing(tmp_path, pipe):
-    from vap_diffusion.pipeline import plan
+    from vap_diffusion.pipeline import plan_samples
     w = folder_with_features(tmp_path)
     lines = (w/'descriptions.jsonl').read_text().splitlines()
     (w/'descriptions.jsonl').write_text('\n'.join(lines[:1]) + '\n')
-    with pytest.raises(ValueError, match='have no description'): plan(pipe, 2, prompts='own', like=w, split='train')
+    with pytest.raises(ValueError, match='have no description'): plan_samples(pipe, 2, prompts='own', like=w, split='train')
 
 def test_other_schedulers_do_not_clip_latents_and_are_reproducible(pipe):
     "Made from the pipeline's own, as diffusers' users do it."

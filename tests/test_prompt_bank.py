@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from vap_diffusion.cli import app
 from vap_diffusion.datasets import load_table, prepare
 from vap_diffusion.phantoms import CLASSES, asset_path, describe_attributes, make_phantom
-from vap_diffusion.pipeline import bank_of, load_pipeline, plan, sample
+from vap_diffusion.pipeline import bank_of, load_pipeline, plan_samples, sample
 from vap_diffusion.prompt_bank import (DIAGNOSES, PromptBank, bank_report, class_names, clauses, extremes, mix_clauses,
                                        parse_prompts, possible, prompt_distances)
 from vap_diffusion.vaps import describe_table, pattern_of
@@ -249,21 +249,21 @@ def test_held_out_prompts(pipe):
     kept = pipe.prompt_bank
     try:
         held = PromptBank(kept.prompts, held_out=PromptBank({c: [f'a {c}'] for c in pipe.class_names}))
-        assert plan(with_bank(pipe, held), 6, prompts='heldout').prompt.tolist() == [f'a {c}' for c in pipe.class_names]*2
+        assert plan_samples(with_bank(pipe, held), 6, prompts='heldout').prompt.tolist() == [f'a {c}' for c in pipe.class_names]*2
         for bank in (PromptBank(kept.prompts), PromptBank(kept.prompts, held_out=PromptBank({c: [] for c in pipe.class_names}))):
-            assert 'validation split' in message(ValueError, lambda: plan(with_bank(pipe, bank), 3, prompts='heldout'))
-        assert 'no prompt bank' in message(ValueError, lambda: plan(with_bank(pipe, None), 3))
+            assert 'validation split' in message(ValueError, lambda: plan_samples(with_bank(pipe, bank), 3, prompts='heldout'))
+        assert 'no prompt bank' in message(ValueError, lambda: plan_samples(with_bank(pipe, None), 3))
     finally: pipe.prompt_bank = kept
 
 def test_the_file_of_a_bank(pipe, tmp_path):
     mine = PromptBank({c: [f'my {c}'] for c in pipe.class_names})
     for file in (mine.save(tmp_path/'mine.csv'), mine.save(tmp_path/'mine.json'), tmp_path/'mine.json'):
-        assert plan(pipe, 3, prompts=str(file)).prompt.tolist() == [f'my {c}' for c in pipe.class_names]
+        assert plan_samples(pipe, 3, prompts=str(file)).prompt.tolist() == [f'my {c}' for c in pipe.class_names]
     one = PromptBank({'nevus': ['mine']}).save(tmp_path/'one.csv')           # enough for one class
-    assert plan(pipe, 2, label='nevus', prompts=str(one)).prompt.tolist() == ['mine']*2
-    assert "unknown class 'keratosis'" in message(ValueError, lambda: plan(pipe, 3, prompts=str(one)))
+    assert plan_samples(pipe, 2, label='nevus', prompts=str(one)).prompt.tolist() == ['mine']*2
+    assert "unknown class 'keratosis'" in message(ValueError, lambda: plan_samples(pipe, 3, prompts=str(one)))
     assert 'bank, own, unseen, heldout, or the file of a bank' in message(
-        ValueError, lambda: plan(pipe, 3, prompts=str(tmp_path/'nothing.csv')))
+        ValueError, lambda: plan_samples(pipe, 3, prompts=str(tmp_path/'nothing.csv')))
     assert bank_of(pipe, 'unseen') is pipe.prompt_bank
 
 def test_a_file_that_changes_between_two_calls(pipe, tmp_path):

@@ -1,6 +1,5 @@
 """Training survives: kills, damaged checkpoints, several processes, little memory, bad numbers."""
-import json, os, subprocess, sys
-from pathlib import Path
+import json, os, signal, subprocess, sys
 import pytest, torch
 import train_kills
 from train_kills import ending, folder_with_features
@@ -114,16 +113,23 @@ def test_too_few_images_to_watch_with_are_named(tmp_path):
     few = folder_with_features(tmp_path, 20)
     with pytest.raises(ValueError, match='has 2 validation and 16 training images, too few to watch'): Watch(few)
 
+def in_two_processes(work, module, code): # exit code, errors
+    "By torchrun, which accelerate launch calls on one machine; none is left behind."
+    (work/f'{module}.py').write_text(code)
+    run = subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', module],
+                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                           env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true',
+                                                 PYTHONPATH=os.pathsep.join([str(work), *sys.path])))
+    try: errors = run.communicate(timeout=900)[1]
+    except subprocess.TimeoutExpired: os.killpg(run.pid, signal.SIGKILL); raise
+    return run.returncode, errors
+
 def test_two_processes_take_the_steps_of_one(work):
     "gloo on the CPU, at equal global batch: same losses, of the noise and of the prototypes, up to the order of sums."
     from vap_diffusion.training import train
     code = f"from vap_diffusion.training import train; train({str(work)!r}, steps=40, name='two', **{SMALL!r})"
-    # what accelerate launch calls on one machine
-    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'vap_two']
-    Path(work/'vap_two.py').write_text(code)
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=os.environ | dict(
-        OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', PYTHONPATH=os.pathsep.join([str(work), *sys.path])))
-    assert done.returncode == 0, done.stderr[-2000:]
+    code_of, errors = in_two_processes(work, 'vap_two', code)
+    assert code_of == 0, errors[-2000:]
     assert json.loads((work/'models'/'two'/'train.json').read_text())['processes'] == 2
     one = train(work, steps=40, name='one', **SMALL)
     assert losses(work/'models'/'two') == pytest.approx(losses(one), abs=2e-4) and len(losses(one)) == 3
@@ -323,12 +329,9 @@ if os.environ['RANK'] == '1': threading.Thread(target=send, daemon=True).start()
 try: train({str(work)!r}, steps=4000, name='signalled', **{SMALL!r})
 except KeyboardInterrupt as e: Path({str(work)!r}, f'stopped-{{os.environ["RANK"]}}').write_text(str(e))
 """
-    Path(work/'vap_signalled.py').write_text(code)
-    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'vap_signalled']
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=os.environ | dict(
-        OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', PYTHONPATH=os.pathsep.join([str(work), *sys.path])))
+    _, errors = in_two_processes(work, 'vap_signalled', code)
     stopped = [work/f'stopped-{r}' for r in '01']  # a file each: what two processes print runs into one another
-    assert all(o.exists() and 'at step' in o.read_text() for o in stopped), done.stdout + done.stderr[-2000:]
+    assert all(o.exists() and 'at step' in o.read_text() for o in stopped), errors[-2000:]
     assert len(list((work/'models'/'signalled'/'checkpoints').glob('step-*'))) >= 1
 
 def test_one_process_trains_under_a_name(work):

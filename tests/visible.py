@@ -23,11 +23,11 @@ def main(argv=None):
     ap.add_argument('work', type=Path); ap.add_argument('features'); ap.add_argument('--out', type=Path, required=True)
     a = ap.parse_args(argv)
     from vap_diffusion.datasets import load_images, load_table
-    from vap_diffusion.metrics import as_bytes, extract, features_name, load_features
+    from vap_diffusion.metrics import as_bytes, extract, features_name, load_judge
     from vap_diffusion.quickstart import machine
     from vap_diffusion.datasets import write_json
     from vap_diffusion.vaps import load_descriptions, read_attributes
-    start, table, net = time.time(), load_table(a.work), load_features(a.features)
+    start, table, net = time.time(), load_table(a.work), load_judge(a.features)
     words, modality = load_descriptions(a.work).set_index('file_name').t_mix, table.modality.mode()[0]
     parts = [table[table.split == s] for s in ('train', 'test')]
     seen = [extract(net, as_bytes(load_images(t, table.attrs['root'], 64), 'images')).double().cpu().numpy() for t in parts]

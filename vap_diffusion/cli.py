@@ -257,7 +257,7 @@ def evaluate(
     from vap_diffusion.datasets import load_images, load_table, read_json, write_json
     from vap_diffusion.pipeline import load_samples, split_rows
     # a wrong name is found before the images are read
-    judge = metrics.load_features(features).to(metrics.training_device())
+    judge = metrics.load_judge(features).to(metrics.training_device())
     fake, manifest = load_samples(images)
     table, rows = load_table(real), split_rows(real, split)
     quickstart.warn_unfit(features, table, real)

@@ -677,16 +677,19 @@ class Dataset:
     size:str = ''                # of the download, as far as known
     url:str = ''                 # where to get it
     terms:str = ''               # as far as known; the publisher's page decides
+    commercial:bool|None = None  # whether these terms allow commercial use; None: not known
     citation:str = ''
     notes:str = ''
     def images(self) -> int: return sum(sum(c.values()) for c in self.counts.values())
     def about(self) -> dict: # goes into `table.attrs`
-        return {k: getattr(self, k) for k in ('title', 'url', 'terms', 'citation', 'notes') if getattr(self, k)}
+        return {k: v for k in ('title', 'url', 'terms', 'commercial', 'citation', 'notes')
+                if (v := getattr(self, k)) not in ('', None)}
 
 # %% ../nbs/03_datasets.ipynb #3a5e7014
 ISIC_TERMS = 'CC BY-NC 4.0, as far as known'
 DATASETS = {d.name: d for d in ( # to add one: a function root -> table, and a record here
-    Dataset('phantoms', phantoms_table, 'Phantoms of chapter 02', terms='drawn here, free', notes='synthetic'),
+    Dataset('phantoms', phantoms_table, 'phantoms of chapter 02', terms='drawn by a program, free', commercial=True,
+        notes='synthetic'),
     Dataset('folder', folder_table, 'A folder of classes', notes='class/image, or train/class/image'),
     Dataset('csv', csv_table, 'A label file of your own', notes='--labels FILE'),
     Dataset('isic2018', isic2018_table, 'ISIC 2018 Task 3 (HAM10000)', 'dermoscopy',
@@ -699,7 +702,7 @@ DATASETS = {d.name: d for d in ( # to add one: a function root -> table, and a r
              'the test split is cut from the training images'),
             ('test labels', r'ISIC2018_Task3_Test_GroundTruth\.(csv|tab)$', 1,
              'the test split is cut from the training images')),
-        size='3 GB', url='https://challenge.isic-archive.com/data/#2018', terms=ISIC_TERMS,
+        size='3 GB', url='https://challenge.isic-archive.com/data/#2018', terms=ISIC_TERMS, commercial=False,
         citation='P. Tschandl et al., The HAM10000 dataset, Sci. Data 5, 2018; N. Codella et al., arXiv:1902.03368',
         notes='official test set; groups are lesions'),
     Dataset('isic2019', isic2019_table, 'ISIC 2019', 'dermoscopy',
@@ -708,7 +711,7 @@ DATASETS = {d.name: d for d in ( # to add one: a function root -> table, and a r
             ('training labels', r'ISIC_2019_Training_GroundTruth\.csv$', 1, ''),
             ('lesions', r'ISIC_2019_Training_Metadata\.csv$', 1,
              'each image is a group of its own: photographs of one lesion may be cut')),
-        test=0.2, size='9 GB', url='https://challenge.isic-archive.com/data/#2019', terms=ISIC_TERMS,
+        test=0.2, size='9 GB', url='https://challenge.isic-archive.com/data/#2019', terms=ISIC_TERMS, commercial=False,
         citation='M. Combalia et al., BCN20000, arXiv:1908.02288; P. Tschandl et al. 2018; N. Codella et al. 2018',
         notes='no official test labels used: 8:2 by lesion; images without a lesion stay in training'),
     Dataset('chestxray14', chestxray14_table, 'NIH ChestX-ray14', 'chest_xray',
@@ -721,7 +724,7 @@ DATASETS = {d.name: d for d in ( # to add one: a function root -> table, and a r
             ('official training list', r'(^|/)train_val_list\.txt$', 1, 'patients are split 8:2 by chance'),
             ('official test list', r'(^|/)test_list\.txt$', 1, 'patients are split 8:2 by chance')),
         test=0.2, size='45 GB', url='https://nihcc.app.box.com/v/ChestXray-NIHCC',
-        terms='free use; name NIH Clinical Center, link to the source, cite the paper, as far as known',
+        terms='free use; name NIH Clinical Center, link to the source, cite the paper, as far as known', commercial=True,
         citation='X. Wang et al., ChestX-ray8, CVPR 2017',
         notes='films with one label, as in the paper; groups are patients'),
     Dataset('hyperkvasir', hyperkvasir_table, 'HyperKvasir, labelled images, lower tract', 'colonoscopy',
@@ -730,7 +733,7 @@ DATASETS = {d.name: d for d in ( # to add one: a function root -> table, and a r
             ('images of the lower tract', r'lower-gi-tract/.*\.jpg$', 7210,
              'class folders elsewhere are read as well'),),
         test=0.2, size='4 GB', url='https://datasets.simula.no/hyper-kvasir',
-        terms='CC BY 4.0, with a README that restricts commercial use, as far as known',
+        terms='CC BY 4.0, with a README that restricts commercial use, as far as known', commercial=False,
         citation='H. Borgli et al., HyperKvasir, Sci. Data 7, 283, 2020',
         notes='no patient is known: each image is a group of its own (colonoscopy joins look-alikes); '
               'burnt-in text and coloured corner boxes'),
@@ -738,18 +741,22 @@ DATASETS = {d.name: d for d in ( # to add one: a function root -> table, and a r
             ('images', r'(?i)(^|/)images/(?!\d+\.)[^/]*\.jpg$', 1000, ''),
             ('masks', r'(?i)(^|/)masks/(?!\d+\.)[^/]*\.jpg$', 1000, '')),
         test=0.2, size='45 MB', url='https://datasets.simula.no/kvasir-seg',
-        terms='research and education; commercial use needs permission, as far as known',
+        terms='research and education; commercial use needs permission, as far as known', commercial=False,
         citation='D. Jha et al., Kvasir-SEG, MMM 2020, arXiv:1911.07069',
         notes='one class, with masks; no patient is known'),
     Dataset('cvc_clinicdb', cvc_clinicdb_table, 'CVC-ClinicDB', 'colonoscopy', dict(all=dict(polyp=612)), (
             ('frames', r'(?i)(^|/)(images|original)/\d+\.(png|tif)$', 612, ''),
             ('masks', r'(?i)(^|/)(masks|ground.truth)/\d+\.(png|tif)$', 612, '')),
         test=0.2, size='under 1 GB', url='https://polyp.grand-challenge.org/CVCClinicDB/',
-        terms='research and education, no commercial use, as far as known',
+        terms='research and education, no commercial use, as far as known', commercial=False,
         citation='J. Bernal et al., WM-DOVA maps, Comput. Med. Imaging Graph. 43, 2015',
         notes='one class, with masks; groups are video sequences'),
     Dataset('colonoscopy', colonoscopy_table, 'HyperKvasir + Kvasir-SEG + CVC-ClinicDB, those that are found',
-        'colonoscopy', test=0.2, url='as above', terms='those of each part', citation='of each part',
+        'colonoscopy', test=0.2, url='https://datasets.simula.no/hyper-kvasir', commercial=False,
+        terms='HyperKvasir: CC BY 4.0, with a README that restricts commercial use; Kvasir-SEG and CVC-ClinicDB: '
+              'research and education, no commercial use without permission; as far as known',
+        citation='H. Borgli et al., HyperKvasir, Sci. Data 7, 283, 2020; D. Jha et al., Kvasir-SEG, MMM 2020; '
+                 'J. Bernal et al., WM-DOVA maps, Comput. Med. Imaging Graph. 43, 2015',
         notes="without the paper's private set; look-alikes share a group"),
 )}
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from .prototype import PCM, vap_loss
 from .training import SCHEDULES, load_preset, target_of
-from .datasets import write_json
+from .datasets import errors_in_one_line, write_json
 
 # %% ../nbs/16_full_training.ipynb #16a00009
 # the authors' code, ISIC 2018, BiomedCLIP
@@ -274,4 +274,5 @@ def main(argv=None):
 
 # %% ../nbs/16_full_training.ipynb #16a00034
 #| eval: false
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    with errors_in_one_line(): main()

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['LADDER', 'RANGE', 'Given', 'inception_score', 'distances', 'squared_distances', 'knn_radii', 'ball_counts', 'inside',
            'finite', 'ManifoldMetric', 'ImprovedPrecisionRecall', 'DensityCoverage', 'as_bytes', 'blur', 'jpeg',
-           'damage', 'labelled_phantoms', 'Stage', 'FeatureNet', 'extract', 'random_damage', 'random_crops',
-           'instance_loss', 'settle', 'fit_classifier', 'train_features', 'InceptionFeatures', 'load_features',
-           'features_name', 'TimmFeatures', 'compare', 'draw_sets', 'half_splits', 'bootstrap', 'fid_infinity',
-           'evaluate', 'missing_modes', 'feature_ladder', 'agreement', 'wishes', 'adherence', 'Watch', 'draw_classes',
-           'table_images', 'write_card', 'on_card', 'main']
+           'damage', 'labelled_phantoms', 'Stage', 'FeatureNet', 'device_of', 'extract', 'random_damage',
+           'random_crops', 'instance_loss', 'settle', 'fit_classifier', 'train_features', 'InceptionFeatures',
+           'load_judge', 'features_name', 'TimmFeatures', 'compare', 'draw_sets', 'half_splits', 'bootstrap',
+           'fid_infinity', 'evaluate', 'missing_modes', 'feature_ladder', 'agreement', 'wishes', 'adherence', 'Watch',
+           'draw_classes', 'table_images', 'write_card', 'on_card', 'main']
 
 # %% ../nbs/13_metrics.ipynb #e5178656
 import argparse, hashlib, json, math, shlex, sys, time, warnings
@@ -34,7 +34,7 @@ from .vaps import MeasuringDescriber, load_descriptions
 from .faithfulness import read_claims
 from .prompt_bank import parse_prompts
 from .autoencoder import Kept, autocast, budget, seeded, training_device
-from .pipeline import SYNTHETIC, assemble
+from .pipeline import SYNTHETIC, assemble, work_of
 
 # %% ../nbs/13_metrics.ipynb #0c1393d9
 class Given(nn.Identity):
@@ -330,11 +330,15 @@ class FeatureNet(ModelMixin, ConfigMixin):
         return self.classifier(features) if self.config.classes else features[:, :0]
 
 # %% ../nbs/13_metrics.ipynb #e8016925
+def device_of(net:nn.Module) -> torch.device:
+    """Where a network computes; one without weights does so on the CPU."""
+    return next((t.device for t in (*net.parameters(), *net.buffers())), torch.device('cpu'))
+
 @torch.no_grad()
 def extract(net:nn.Module, images:Tensor, batch_size:int=256) -> Tensor: # B 3 H W uint8 -> B F
     """Features of many images, in batches, on the device of the network; they come back to the CPU."""
     net.eval()
-    device = next(net.parameters()).device
+    device = device_of(net)
     return torch.cat([net(x.to(device)).cpu() for x in images.split(batch_size)])
 
 # %% ../nbs/13_metrics.ipynb #4e91ce5f
@@ -499,7 +503,7 @@ class InceptionFeatures(nn.Module):
         """ImageNet logits, for the Inception Score."""
         return features @ self.net.fc.weight.T
 
-def load_features(
+def load_judge(
     name:str='phantoms', # 'phantoms' (shipped) | 'inception:FILE' | 'timm:NAME' | 'timm:NAME@FILE' | a folder that `train_features` saved
 ) -> nn.Module:
     """The feature network by name or path. FileNotFoundError / ValueError name the path and what is wrong with it."""
@@ -604,13 +608,12 @@ def draw_sets(
     if n > most:
         raise ValueError(f'n = {n}, but {least} has {most} images: give more images'
                          + (' or floor_real=' if floor_real is None else '') + f', or n <= {most}')
-    pick = lambda x, m: x[torch.randperm(len(x), generator=generator)[:m]]
-    drawn = {}
-    for name in reversed(sets): # the draws that follow are those after the first set
-        generator = torch.Generator().manual_seed(seed)
-        drawn = {name: pick(sets[name], n)} | drawn
-    if floor_real is not None: return pick(real, n), drawn, pick(floor_real, n), 'another real set'
-    both = pick(real, 2 * n)
+    def pick(x, m, generator): return x[torch.randperm(len(x), generator=generator)[:m]]
+    drawn = {name: pick(x, n, torch.Generator().manual_seed(seed)) for name, x in sets.items()} # each by the same draw
+    generator = torch.Generator().manual_seed(seed)
+    pick(next(iter(sets.values())), n, generator) # what is real is drawn after the first set
+    if floor_real is not None: return pick(real, n, generator), drawn, pick(floor_real, n, generator), 'another real set'
+    both = pick(real, 2 * n, generator)
     return both[:n], drawn, both[n:], 'the other half of the real set'
 
 def half_splits(real:Tensor, times:int=5, k:int=3, seed:int=0) -> dict: # N F
@@ -676,7 +679,7 @@ def fid_infinity(
 def evaluate(
     real, # the reference: N 3 H W uint8 tensor or N H W 3 uint8 array
     fake, # generated images, likewise; or several such sets by name, for which the floors are measured once
-    features='phantoms', # name or path for `load_features`, or a module B 3 H W uint8 -> B F with `num_features` (and `logits` for IS)
+    features='phantoms', # name or path for `load_judge`, or a module B 3 H W uint8 -> B F with `num_features` (and `logits` for IS)
     n:int|None=None, # images on each side; None: as many as there are
     seed:int=0, # of the draws
     floor_real=None, # other real images for the floor, e.g. train against test; None: `real` is cut in halves
@@ -695,7 +698,7 @@ def evaluate(
     `repeats`: name -> [low, high]), fid_infinity and fid_infinity_floor (with `infinite`). ValueError when n is below
     k + 1 or above what is there; a warning when n <= num_features.
     """
-    net = load_features(features).to(training_device()) if isinstance(features, (str, Path)) else features
+    net = load_judge(features).to(training_device()) if isinstance(features, (str, Path)) else features
     if not hasattr(net, 'num_features'):
         raise ValueError(f'{type(net).__name__} has no num_features: give it the number of numbers that it makes of an image')
     logits_of = getattr(net, 'logits', lambda x: x[:, :0])
@@ -725,7 +728,7 @@ def evaluate(
     real, other = extract(net, real), extract(net, other)                                   # n F
     def figures(x, of=''): # n F -> name -> number, name -> interval
         found, logits, intervals = (
-            compare(real, x, k, seed), logits_of(x.to(next(net.parameters()).device)).cpu(), {})
+            compare(real, x, k, seed), logits_of(x.to(device_of(net))).cpu(), {})
         if logits.shape[1]: found['is'] = inception_score(logits)                           # where there is a classifier
         if infinite: found['fid_infinity'] = fid_infinity(real, x, seed=seed)
         if repeats:
@@ -848,7 +851,7 @@ class Watch:
         self,
         out, # the working folder
         n:int|None=None, # images to paint; None: 1000 on a GPU, else 300. At most the validation split
-        features='phantoms', # name or path for `load_features`
+        features='phantoms', # name or path for `load_judge`
         num_inference_steps:int=10,
         guidance_scale:float=2.,
         per_class:int=6, # in the picture
@@ -857,7 +860,7 @@ class Watch:
         self.table, self.features, self.steps, self.guidance_scale, self.per_class, self.seed, self.pipe = (
             load_table(out), features, num_inference_steps, guidance_scale, per_class, seed, None)
         # a wrong name is found now, not at the first look
-        self.net = load_features(features)
+        self.net = load_judge(features)
         val, train = (self.table[self.table.split == s] for s in ('val', 'train'))
         n = min(n or (1000 if torch.cuda.is_available() else 300), len(val), len(train))
         if n < 4:
@@ -870,7 +873,7 @@ class Watch:
         "Once for each run: the pipeline around the model, features of real images, the floor."
         self.pipe = assemble(folder, model).to(model.device)
         self.pipe.set_progress_bar_config(disable=True)
-        size = read_json(Path(folder).parent.parent/'features'/'features.json')['size']
+        size = read_json(work_of(folder)/'features'/'features.json')['size']
         self.net = self.net.to(model.device)
         self.real, other = (extract(self.net, as_bytes(load_images(t, self.table.attrs['root'], size, progress=False)))
                             for t in (self.rows, self.others))
@@ -1000,7 +1003,7 @@ def main(argv=None):
         ladders = {'held-out phantoms': (other[:a.n], other[a.n:], other_labels[a.n:]),
                    'held-out dermoscopy': (skin[:a.n], skin[a.n:], skin_labels[a.n:])}
     command = 'python -m vap_diffusion.metrics ' + shlex.join(sys.argv[1:] if argv is None else argv)
-    if (a.out/'config.json').is_file(): net = load_features(str(a.out))
+    if (a.out/'config.json').is_file(): net = load_judge(str(a.out))
     else:
         key = json.dumps([a.table, a.images, a.size, a.minutes, a.steps, a.seed]) # a stopped command goes on, another one does not
         log, state = [], a.out/f'state-{hashlib.sha256(key.encode()).hexdigest()[:8]}.pt'

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from .phantoms import asset_path, describe_attributes, make_phantoms
-from .datasets import read_json, to_tensor
+from .datasets import errors_in_one_line, read_json, to_tensor
 
 # %% ../nbs/07_text.ipynb #8fa458de
 def train_tokenizer(
@@ -510,4 +510,5 @@ def main(argv=None):
 
 # %% ../nbs/07_text.ipynb #9d47a916
 #| eval: false
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    with errors_in_one_line(): main()

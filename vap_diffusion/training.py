@@ -878,7 +878,7 @@ def train_together(
         return [train(**job, progress=progress) for job in jobs]
     threads = str(torch.get_num_threads()//len(jobs))
     start = lambda i, job: subprocess.Popen(
-        [sys.executable, '-W', 'ignore', '-m', 'vap_diffusion.training',
+        [sys.executable, '-W', 'ignore', '-W', 'default::UserWarning', '-m', 'vap_diffusion.training',
          json.dumps(job | dict(out=str(job['out']), progress=progress, row=i))],
         stdin=subprocess.PIPE, start_new_session=True, env=os.environ | dict(OMP_NUM_THREADS=threads))
     runs = [start(i, job) for i, job in enumerate(jobs)]
