@@ -358,3 +358,23 @@ def test_sets_may_be_called_anything():
         evaluate(noise(0), {'real': noise(1, 10), 'model': noise(2)}, n=20, floor_real=noise(3))
     with pytest.raises(ValueError, match='no generated images'): evaluate(noise(0), {})
     with pytest.raises(ValueError, match='Identity has no num_features'): evaluate(noise(0), noise(1), torch.nn.Identity())
+
+def test_the_floor_has_the_classes_of_the_images_it_stands_beside():
+    import pandas as pd
+    from vap_diffusion.quickstart import floor_rows
+    table = pd.DataFrame(dict(file_name=range(300), label=['a']*180 + ['b']*20 + ['a']*50 + ['b']*50, split=['train']*200 + ['test']*100))
+    rows = table[table.split == 'test'].sample(40, random_state=1)
+    floor = floor_rows(table, rows, 'test', 0)
+    b = (rows.label == 'b').sum()
+    assert (floor.split == 'train').all() and floor.file_name.is_unique and (floor.label == 'b').sum() == min(b, 20) and len(floor) == 40
+    assert floor_rows(table, table[table.split == 'test'], 'test', 0).label.value_counts().to_dict() == dict(a=80, b=20)   # too few of b
+    assert len(floor_rows(table, table[table.split == 'train'], 'train', 0)) == 100                                         # all there are
+
+def test_a_module_without_weights_may_judge():
+    from torch import nn
+    from vap_diffusion.metrics import evaluate
+    class Means(nn.Module):
+        num_features = 3
+        def forward(self, images): return images.float().mean((-1, -2))/255
+    found = evaluate(noise(0, 40), noise(1, 40), Means(), n=20)
+    assert found['fid'] >= 0 and 'is' not in found

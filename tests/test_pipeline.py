@@ -175,10 +175,23 @@ def test_bfloat16_and_back_is_saved_and_loaded(tmp_path):
             and VAPDiffusionPipeline.from_pretrained(asset_path('course'), torch_dtype='auto').dtype
             in (torch.float16, torch.float32))
 
-def test_terms_that_allow_commercial_use():
-    from vap_diffusion.pipeline import licence
-    assert ('non-commercial' not in licence(dict(terms='CC BY 4.0, commercial use allowed'))[1]
-            and 'non-commercial' in licence(dict(terms='CC BY-NC 4.0'))[1])
+@pytest.mark.parametrize('name', ['isic2018', 'isic2019', 'chestxray14', 'hyperkvasir', 'kvasir_seg', 'cvc_clinicdb', 'colonoscopy'])
+def test_a_card_has_the_terms_of_its_data(pipe, name):
+    "Also of a table that an earlier version wrote without them."
+    import pandas as pd
+    from vap_diffusion.datasets import DATASETS
+    from vap_diffusion.pipeline import card, data_facts, licence
+    table = pd.DataFrame(dict(split=['train', 'test'])); table.attrs['dataset'] = name
+    facts, known = data_facts(table), DATASETS[name]
+    assert (facts['terms'], facts['citation'], facts['url']) == (known.terms, known.citation, known.url) and known.terms
+    assert ('non-commercial use only' in licence(facts)[1]) == (not known.commercial) == (name != 'chestxray14')
+    assert known.terms in card(pipe, dict(data=facts)) and 'not recorded' not in card(pipe, dict(data=facts))
+
+def test_terms_that_nobody_knows(pipe):
+    import pandas as pd
+    from vap_diffusion.pipeline import card, data_facts
+    table = pd.DataFrame(dict(split=['train'])); table.attrs['dataset'] = 'folder'
+    assert 'terms of the training images are not recorded' in card(pipe, dict(data=data_facts(table)))
 
 def test_classes_may_be_called_by_numbers(pipe, tmp_path):
     import pandas as pd
@@ -206,3 +219,11 @@ def test_saving_takes_the_arguments_of_diffusers(pipe, tmp_path):
     pipe.save_pretrained(tmp_path/'a', True); pipe.save_pretrained(tmp_path/'b', safe_serialization=True)
     assert (tmp_path/'a'/'model_index.json').exists() and (tmp_path/'b'/'prompt_bank.json').exists()
     with pytest.raises(ValueError, match='only safetensors'): pipe.save_pretrained(tmp_path/'c', safe_serialization=False)
+
+def test_class_labels_may_be_a_list_of_both_kinds_an_array_or_a_tensor(pipe):
+    import numpy as np
+    how = dict(num_inference_steps=1, output_type='latent')
+    names = pipe.class_names
+    for labels in ([0, names[1]], np.array([0, 1]), torch.tensor([0, 1]), np.array(names[:2])):
+        assert pipe(labels, **how).class_labels == names[:2]
+    for label in (1, np.int64(1), torch.tensor(1), names[1], np.str_(names[1])): assert pipe(label, **how).class_labels == [names[1]]

@@ -271,8 +271,8 @@ def evaluate(
     if min(sets.values()) < 4:
         raise ValueError(f'{min(sets, key=sets.get)} gives {min(sets.values())} images, and recall and precision need '
                          f'at least 4: paint more, take another --split, or prepare with larger shares (--val, --test)')
-    floor = None if other.empty else load_images(other if every else other.sample(n, random_state=seed),
-                                                 table.attrs['root'], size)
+    floor = None if other.empty else load_images(
+        other if every else quickstart.floor_rows(table, rows.sample(n, random_state=seed), split, seed), table.attrs['root'], size)
     found = metrics.evaluate(load_images(rows, table.attrs['root'], size), fake, judge, n, seed, floor,
                              repeats=bootstrap, infinite=infinite, unequal=every)
     found |= dict(split=split, real=str(real), **quickstart.machine(), adherence={})
