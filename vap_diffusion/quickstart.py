@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MEANING', 'PAGE', 'machine', 'announce', 'short_name', 'sample_both', 'floor_split', 'floor_rows', 'warn_unfit',
            'judge', 'adherence_of', 'shown_images', 'draw_samples', 'draw_losses', 'shown_name', 'table_html', 'embed',
-           'verdict', 'write_comparison', 'check_request', 'add_budgets', 'quickstart', 'judge_course', 'main']
+           'verdict', 'write_comparison', 'check_request', 'images_compared', 'check_prompts', 'draw_pictures',
+           'add_budgets', 'quickstart', 'judge_course', 'main']
 
 # %% ../nbs/19_quickstart.ipynb #19a00003
 import argparse, base64, html, json, platform, shlex, sys, time, warnings
@@ -296,6 +297,32 @@ def check_request(dataset, images, n, splits, prompts):
         raise ValueError(f'{images} phantoms are too few for n = {n} held-out ones and a training: '
                          'give more images (--images), or a smaller n (--n)')
 
+def images_compared(table, splits, n) -> dict[str, int]: # split -> images
+    "n of each split, or all that it has. `ValueError` when they are too few for the figures and their floor."
+    counts = {}
+    for split in splits:
+        has, others = ((table.split == s).sum() for s in (split, floor_split(split)))
+        counts[split] = int(min(n, has, others) if split == 'train' else min(n, has))
+        least = 4 if others >= counts[split] else 8 # without enough others for the floor, the split is cut in halves
+        if counts[split] < least:
+            raise ValueError(f'split {split!r} has {counts[split]} images, and recall and precision need at least '
+                             f'{least}: give more images, or another of --splits')
+    return counts
+
+def check_prompts(out, table, counts, prompts, seed):
+    "`ValueError` for a class without prompts of a kind: said before the training."
+    asked = SimpleNamespace(config=SimpleNamespace(uses_text=True), prompt_bank=PromptBank.from_descriptions(out),
+                            class_names=table.attrs['classes']) # as much of a pipeline as there is yet
+    for split, n in counts.items():
+        for kind in prompts: plan_samples(asked, n, prompts=kind, like=out, split=split, seed=seed)
+
+def draw_pictures(pipes, runs, out, table, size, split, seed, guidance_scale):
+    "samples.png, generated.png without real images, losses.png."
+    shown = shown_images(pipes, out, table, size, split, 4, seed, guidance_scale)
+    draw_samples(shown, out/'samples.png', titles=dict(real='phantoms') if table.attrs['dataset'] == 'phantoms' else {})
+    draw_samples(shown, out/'generated.png', real=False)
+    draw_losses(runs, out/'losses.png')
+
 def add_budgets(figures:dict, runs:dict):
     "What each method's training took, beside its figures."
     for name in set(figures) - {'reconstruction'}:
@@ -358,19 +385,9 @@ def quickstart(
                     test=(n + 9)/images if dataset == 'phantoms' else None, progress=progress)
     note()
     warn_unfit(features, table, out)
-    counts = {split: min([n, int((table.split == split).sum())]
-                         + [int((table.split == floor_split(split)).sum())]*(split == 'train')) for split in splits}
-    # without enough others for the floor, the split is cut in halves
-    least = {s: 4 if (table.split == floor_split(s)).sum() >= counts[s] else 8 for s in splits}
-    if few := [s for s in splits if counts[s] < least[s]]:
-        raise ValueError(f'split {few[0]!r} has {counts[few[0]]} images, and recall and precision need at least '
-                         f'{least[few[0]]}: give more images, or another of --splits')
+    counts = images_compared(table, splits, n)
     begin('describe'); describe_table(out, make_mllm(mllm), progress=progress); note()
-    draft = SimpleNamespace(config=SimpleNamespace(uses_text=True), prompt_bank=PromptBank.from_descriptions(out),
-                            class_names=table.attrs['classes'])
-    for split in splits:
-        for kind in prompts: # what has no prompts is said before the training
-            plan_samples(draft, counts[split], prompts=kind, like=out, split=split, seed=seed)
+    check_prompts(out, table, counts, prompts, seed)
     begin('encode'); record = encode(out, autoencoder, text_encoder, size, adapt_minutes, seed=seed, progress=progress)
     note()
     budget = dict(out=out, minutes=minutes, preset=preset, seed=seed, **changes)
@@ -388,10 +405,7 @@ def quickstart(
                             judge_network, seed) for split in splits}
     for of in figures.values(): add_budgets(of, runs)
     begin('report')
-    shown = shown_images(pipes, out, table, record['size'], splits[0], 4, seed, guidance_scale)
-    draw_samples(shown, out/'samples.png', titles=dict(real='phantoms') if dataset == 'phantoms' else {})
-    draw_samples(shown, out/'generated.png', real=False)
-    draw_losses(runs, out/'losses.png')
+    draw_pictures(pipes, runs, out, table, record['size'], splits[0], seed, guidance_scale)
     results = (figures if len(splits) > 1 else figures[splits[0]]) | dict(
         seconds=round(earlier + time.time() - start, 1), seed=seed, dataset=dataset, size=record['size'],
         latent=record['latent'], autoencoder=str(autoencoder), adapt_minutes=adapt_minutes, minutes_per_model=minutes,
