@@ -378,3 +378,8 @@ def test_a_module_without_weights_may_judge():
         def forward(self, images): return images.float().mean((-1, -2))/255
     found = evaluate(noise(0, 40), noise(1, 40), Means(), n=20)
     assert found['fid'] >= 0 and 'is' not in found
+
+def test_sets_of_equal_length_may_have_names_of_any_kind():
+    from vap_diffusion.metrics import draw_sets
+    sets = {('class', 'bank'): noise(1, 8), 'own': noise(2, 8)}
+    assert all(len(x) == 8 for x in draw_sets(noise(0, 8), sets, noise(3, 8), None, 0)[1].values())

@@ -603,7 +603,7 @@ def draw_sets(
     if not sets: raise ValueError('no generated images: give at least one set')
     limits = [(len(x), name) for name, x in sets.items()] + (
         [(len(real)//2, 'half of real')] if floor_real is None else [(len(real), 'real'), (len(floor_real), 'floor_real')])
-    most, least = min(limits)
+    most, least = min(limits, key=lambda limit: limit[0])
     n = most if n is None else n
     if n > most:
         raise ValueError(f'n = {n}, but {least} has {most} images: give more images'
