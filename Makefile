@@ -40,7 +40,7 @@ readme: $(STAMP) ## draw the tables of README.md and results/README.md again
 # one thread, as on their cards
 assets: export OMP_NUM_THREADS = 1
 assets: $(STAMP) ## train the shipped weights again, in this order, by the commands on their cards (about three hours)
-	$(BIN)/python -m vap_diffusion.vaps --out assets/describer
+	$(BIN)/python -m vap_diffusion.measuring --out assets/describer
 	$(BIN)/python -m vap_diffusion.autoencoder --out assets/autoencoder
 	$(BIN)/python -m vap_diffusion.text --out assets/text --n 12000 --steps 900
 	rm -rf assets/features runs/course      # what is there would be judged, or kept, instead of trained

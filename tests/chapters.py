@@ -15,10 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 WIDGET = re.compile(r'interactive\(|[^\n]*\d+%\|')   # what a slider or a progress bar leaves where there is no kernel
 KEPT = re.compile(r'^#\|\s*(slow|gpu|eval:\s*false)', re.M)
 
+def number(path) -> str:
+    "Of a chapter: 04 or 04b. As texts they are in reading order."
+    return path.stem.partition('_')[0]
+
 def chapters(names):
-    "The notebooks whose file name starts with one of `names`, in reading order."
+    "The notebooks with these numbers (04 is not 04b), or whose file name starts with one of `names`, in reading order."
     every = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
-    return [p for p in every if not names or any(p.name.startswith(n) for n in names)]
+    numbers = [number(p) for p in every]
+    return [p for p in every if not names or any(number(p) == n if n in numbers else p.name.startswith(n) for n in names)]
 
 SLIDERS = """
 import ipywidgets

@@ -60,8 +60,8 @@ def chapters():
     for path in sorted((ROOT/'nbs').glob('[0-9]*.ipynb')):
         first = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'][:3])
         line = re.search(r'^> (.*)$', first, re.M)[1]
-        took = seconds.get(path.stem)
-        rows.append([f"[{path.stem[:2]} `{path.stem[3:]}`](nbs/{path.name})", line, '' if took is None else f'{took/60:.1f}'])
+        (number, _, module), took = path.stem.partition('_'), seconds.get(path.stem)
+        rows.append([f"[{number} `{module}`](nbs/{path.name})", line, '' if took is None else f'{took/60:.1f}'])
     return table(['chapter', 'what stands at its end', 'minutes on 2 cores'], rows)
 
 def isic2018():

@@ -6,7 +6,7 @@ import chapters
 ROOT = chapters.ROOT
 PATHS = chapters.chapters([])
 NAMES = [p.stem for p in PATHS]
-MODULES = {p.stem.split('_', 1)[1]: int(p.stem[:2]) for p in PATHS}
+MODULES = {p.stem.split('_', 1)[1]: chapters.number(p) for p in PATHS}   # 04 < 04b < 05, as texts
 
 def cells(path, kind='code'):
     return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind and c.source.strip()]
@@ -23,12 +23,18 @@ def test_every_module_is_exported_from_its_notebook(tmp_path):
     assert sorted(made) == sorted(here)
     assert [n for n in made if tidy(made[n]) != tidy(here[n])] == [], 'run `make export`'
 
+def test_chapters_are_named_by_their_number():
+    "04 is not 04b, which lies between 04 and 05; the start of a file name will do, too."
+    named = lambda *names: [chapters.number(p) for p in chapters.chapters(names)]
+    assert named('04') == ['04'] and named('04b') == ['04b'] == named('04b_mea') and named('05', '04b', '04') == ['04', '04b', '05']
+    assert named('1') == [n for n in named() if n.startswith('1')] and [MODULES[p.stem.split('_', 1)[1]] for p in PATHS] == named()
+
 @pytest.mark.parametrize('name', NAMES)
 def test_modules_import_only_from_chapters_before(name):
     module = name.split('_', 1)[1]
     tree = ast.parse((ROOT/'vap_diffusion'/f'{module}.py').read_text())
     used = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 1 and n.module}
-    late = [u for u in used - {module} if MODULES[u] >= int(name[:2])]
+    late = [u for u in used - {module} if MODULES[u] >= MODULES[module]]
     assert not late, f'{module} imports from later chapters: {late}'
 
 def ends_in_print(source) -> bool:

@@ -27,7 +27,8 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 from .phantoms import AREAS, ATTRIBUTES, CLASSES, TOGETHER, data_path, draw_attributes
 from .datasets import commit, load_table, write_json
-from .vaps import (MeasuringDescriber, VisualAttributePrompter, accuracy_of, answers, make_mllm, one_line,
+from .measuring import accuracy_of
+from .vaps import (MeasuringDescriber, VisualAttributePrompter, answers, make_mllm, one_line,
                                 read_lines, writing)
 
 # %% ../nbs/06_faithfulness.ipynb #f6000010
@@ -1086,7 +1087,7 @@ def prove(
         rows += [row | dict(seed=seed)
                  for row in recover(truth, m, kind, rate, np.random.default_rng([seed, round(100*rate), len(kind)]))]
     shuffled = {m: shuffled_bank(draw_truth(m, n, 7), m, np.random.default_rng(7)) for m in modalities}
-    describer = {m: accuracy_of(MeasuringDescriber(), m, images, 900_000_000, progress) for m in modalities}
+    describer = {m: accuracy_of(m, images, 900_000_000, progress) for m in modalities}
     result = dict(planted=rows,
                   worst={k: max(abs(r['planted'] - r['recovered']) for r in rows if r['kind'] == k) for k in KINDS},
                   shuffled=shuffled, describer=describer,
