@@ -402,9 +402,10 @@ def test_memory_does_not_grow_with_the_table(work, batch_size):
     assert (many - few)/2700 < 100, f'{(many - few)/2700:.0f} bytes an image'
 
 def test_kills(tmp_path):
-    "kill -9 at random moments; `python tests/kills.py` does it a hundred times for each engine."
+    """kill -9 at random moments; `python tests/kills.py` does it a hundred times for each engine.
+    With this seed two of the four fall at any time from the start on, and one line is torn by hand."""
     for engine in ('threads', 'processes'):
-        kill_and_check(tmp_path/engine, 3, engine, images=240 if engine == 'processes' else 90)
+        kill_and_check(tmp_path/engine, 4, engine, images=240 if engine == 'processes' else 90, seed=4)
 
 def test_answers_of_many_processes_stand_beside_their_images(tmp_path):
     from vap_diffusion.datasets import load_image, load_table, prepare

@@ -696,10 +696,11 @@ def describe_files(
         if len(paths) == 1: return [prompter.line('', str(e), 'server')]
     return [describe_files(prompters, [p], modality)[0] for p in paths]      # which one of the batch was it?
 
-def _start_worker(modalities, steps, t2, max_words):
+def _start_worker(parent, modalities, steps, t2, max_words):
     signal.signal(signal.SIGINT, signal.SIG_IGN)                             # Ctrl-C is the parent's to handle
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)                               # Linux: end with the parent, however it ends
+    if os.getppid() != parent: os._exit(0)                                   # it ended before this was said
     global _prompters
     _prompters = {m: VisualAttributePrompter(MeasuringDescriber(), m, steps, max_words=max_words, t2=t2.get(m))
                   for m in modalities}
@@ -713,7 +714,7 @@ def in_processes(images, steps, t2, max_words):
     jobs = iter(lambda: list(islice(images, 16)), [])
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)                  # forking beside threads: the workers use numpy only
-        pool = ProcessPoolExecutor(cores, get_context('fork'), _start_worker, (list(t2), steps, t2, max_words))
+        pool = ProcessPoolExecutor(cores, get_context('fork'), _start_worker, (os.getpid(), list(t2), steps, t2, max_words))
         try:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})         # no Ctrl-C between two forks
             try: waiting = deque(pool.submit(_in_worker, job) for job in islice(jobs, 8*cores))
