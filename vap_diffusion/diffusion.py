@@ -159,8 +159,8 @@ def sampling_steps(
 ) -> list[int]:              # from noisy to clean
     """Evenly spaced steps that end at 0, as diffusers' `timestep_spacing='leading'`.
 
-    Where the number does not divide T they begin lower: 501 of 1000 begin in the middle, where noise is no start.
-    Take a divisor, or few steps. `ValueError` below 1 and above T."""
+    Where the number does not divide T they begin lower: 501 steps of 1000 start at t = 500, where pure noise is not a
+    valid start. Use a divisor of T, or far fewer steps than T. `ValueError` below 1 and above T."""
     if not 1 <= num_inference_steps <= T:
         raise ValueError(f'num_inference_steps is {num_inference_steps}: 1 to {T} are possible')
     return [i*(T//num_inference_steps) for i in reversed(range(num_inference_steps))]

@@ -363,6 +363,7 @@ class PromptBank:
             table['held out'] = [sum(self.held_out.prompts.get(c, {}).values()) for c in self.labels]
         return table
 
+# %% ../nbs/08_prompt_bank.ipynb #8b0c0030
 def _randint(high, n, generator):
     return torch.randint(high, (n,), generator=generator,
                          device=generator.device if generator is not None else 'cpu').tolist()
@@ -373,6 +374,7 @@ def _rename(prompts, names):
         if (to := names.get(c, c)) is not None: new[to] = dict(Counter(new.get(to, {})) + Counter(ps))
     return new
 
+# %% ../nbs/08_prompt_bank.ipynb #8b0c0032
 def _held_out(rows, held, group, by_class, record):
     "A bank of the held-out descriptions that training has not: no group of it, and no text."
     shared = held.file_name.map(lambda f: group.get(f, f)).isin({group.get(f, f) for f in rows.file_name})
@@ -383,6 +385,7 @@ def _held_out(rows, held, group, by_class, record):
     new = held[~held.t_mix.isin(set(rows.t_mix))]
     return PromptBank(by_class(new), record(f'{len(new)} of {len(held)}, the others are in training word for word'))
 
+# %% ../nbs/08_prompt_bank.ipynb #8b0c0034
 def _read_csv(path):
     "Prompts by class from a CSV with the columns label, prompt and, if you like, count; an error names the line."
     try: text = path.read_text(encoding='utf-8-sig')
