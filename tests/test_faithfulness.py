@@ -303,7 +303,7 @@ def test_a_report_of_a_folder(work, capsys):
 def test_a_report_on_real_images_says_how_far_its_evidence_goes(work):
     unknown_truth(work)
     report = report_table(work, progress=False)
-    wrong, noted = seen_by_eye()['wrong']['colonoscopy']['vessels']
+    wrong, noted, _ = seen_by_eye()['wrong']['colonoscopy']['vessels']
     assert set(report[(report.modality == 'colonoscopy') & (report.attribute == 'vessels')].wrong_by_eye) == {wrong/noted}
 
 class Wavering:
