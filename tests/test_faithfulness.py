@@ -246,12 +246,18 @@ def test_what_is_trusted_comes_from_the_record():
     assert (seen_by_eye() == json.loads(SHIPPED.read_text())
             == dict(describer=record['describer'], wrong=errors_by_eye(record['images']))), 'run tests/read_by_eye.py'
     assert seen_by_eye()['describer'] == MeasuringDescriber.name, 'look again: run tests/read_by_eye.py'
-    assert (all(set(trusted(m)) == {a for a, (k, n) in of.items() if k/n <= .2} for m, of in seen_by_eye()['wrong'].items())
-            and trusted('ultrasound') == [])
+    assert (all(set(trusted(m)) == {a for a, (k, n, c) in of.items() if n >= 15 and k/n <= .2 and 1 - k/c >= .2}
+                for m, of in seen_by_eye()['wrong'].items()) and trusted('ultrasound') == [])
+    assert 'border' in trusted('dermoscopy', beyond=0) and 'border' not in trusted('dermoscopy'), 'soft for nearly all is no knowledge'
+    assert 'texture' in trusted('dermoscopy', least=6) and 'texture' not in trusted('dermoscopy'), 'six notes are too few'
     missed = [dict(modality='colonoscopy', text='No lesion; pink mucosa.',
                    seen=dict(lesion=['flat'], colour=['red'], mucosa=['pink', 'red']))]
-    assert errors_by_eye(missed) == dict(colonoscopy=dict(mucosa=[0, 1], lesion=[1, 1], colour=[1, 1])), (
+    assert errors_by_eye(missed) == dict(colonoscopy=dict(mucosa=[0, 1, 0], lesion=[1, 1, 1], colour=[1, 1, 1])), (
         'as evidence, a missed lesion has a wrong colour, too')
+    right = [dict(modality='dermoscopy', text=f'A {v} border.', seen=dict(border=[v])) for v in ('soft', 'soft', 'sharp', 'sharp')]
+    constant = [r | dict(text='A soft border.') for r in right]
+    assert ([errors_by_eye(x)['dermoscopy']['border'] for x in (right, constant)] == [[0, 4, 2], [2, 4, 2]]), (
+        'who always says the same is wrong as often as by chance')
 
 def test_a_folder_that_another_process_writes_is_left_alone(work):
     path = work/'descriptions.jsonl'
@@ -297,7 +303,7 @@ def test_a_report_of_a_folder(work, capsys):
 def test_a_report_on_real_images_says_how_far_its_evidence_goes(work):
     unknown_truth(work)
     report = report_table(work, progress=False)
-    wrong, noted = seen_by_eye()['wrong']['colonoscopy']['vessels']
+    wrong, noted, _ = seen_by_eye()['wrong']['colonoscopy']['vessels']
     assert set(report[(report.modality == 'colonoscopy') & (report.attribute == 'vessels')].wrong_by_eye) == {wrong/noted}
 
 class Wavering:
@@ -338,9 +344,16 @@ def test_lesions():
     claims = pd.DataFrame(dict(label=list('aaaabb'), group=list('112345'),
                                shape=['round', 'round', 'oval', 'oval', 'round', 'oval']))
     found = lesion_agreement(claims, ['shape'], np.random.default_rng(0)).iloc[0]
-    assert (found.same, found.lesions, found.other) == (1, 1, 0)
-    assert 'two images' in message(ValueError, lambda: lesion_agreement(claims.drop_duplicates('group'), ['shape'],
-                                                                        np.random.default_rng(0)))
+    assert (found.same, found.lesions, found.other, found.above, found.low, found.high) == (1, 1, 0, 1, 1, 1)
+    ask = lambda claims: lesion_agreement(claims, ['shape'], np.random.default_rng(0))
+    assert 'two images' in message(ValueError, lambda: ask(claims.drop_duplicates('group')))
+    assert 'two images' in message(ValueError, lambda: ask(claims[claims.group == '1'])), 'nobody is a stranger'
+    large = pd.DataFrame(dict(label='a', group=[*['big']*20, *[f'g{i//2}' for i in range(40)]],
+                              shape=[*['round']*20, *['oval', 'irregular']*20]))
+    found = ask(large).iloc[0]
+    assert found.lesions == 21 and abs(found.same - 1/21) < 1e-9, 'a lesion with twenty images counts once'
+    assert abs(found.other - (20*38/58/2)/21) < .03, 'also among the strangers'
+    assert found.low <= found.above <= found.high and found.low < 0, 'not above strangers'
 
 def test_the_command_needs_a_folder():
     run = subprocess.run([sys.executable, '-m', 'vap_diffusion.faithfulness', 'report'], capture_output=True, text=True)

@@ -475,7 +475,7 @@ def owner(
     s:str, v:tuple,   # a statement, and a value in it
     things:list, values:list,
 ) -> tuple|None:      # the thing that the value is of
-    """Whose value is it? The noun that it stands before; the thing it stands behind; the subject of 'is';
+    """Whose value is it? The noun right after it; the thing right before it; the subject of 'is';
     else the nearest thing that can have it."""
     a, b, of = v
     fits = lambda t: bool(t[2] & set(of))
@@ -1102,24 +1102,28 @@ def lesion_agreement(
     claims:pd.DataFrame,      # one line an image: label, group, and a column for each attribute
     attributes,               # columns to compare
     rng:np.random.Generator,
-) -> pd.DataFrame:            # attribute, same, low, high, lesions, other, pairs
+) -> pd.DataFrame:            # attribute, same, other, above (their difference), low, high (its 95 %), lesions, strangers
     """Do words about two images of one lesion agree more than words about images of different lesions
-    of the same class? Each lesion counts once; the partners are drawn."""
-    several = [g.index.to_numpy() for _, g in claims.groupby('group') if len(g) > 1]
-    if not several: raise ValueError('no group has two images: lesion-level agreement needs several images of a lesion')
-    by_class, group, rows = {l: g.index.to_numpy() for l, g in claims.groupby('label')}, claims.group.to_dict(), []
-    pairs = [(x, y) for g in several for x, y in itertools.combinations(g, 2)]
+    of the same class? Each lesion counts once, in both shares; the strangers are drawn.
+    The interval draws the lesions again, with repetition."""
+    crowded = {l for l, g in claims.groupby('label') if g.group.nunique() > 1}
+    several = [g.index.to_numpy() for _, g in claims[claims.label.isin(crowded)].groupby('group') if len(g) > 1]
+    if not several:
+        raise ValueError('no group has two images beside other groups of its class: give several images of a lesion')
+    by_class, group = {l: g.index.to_numpy() for l, g in claims.groupby('label')}, claims.group.to_dict()
     def stranger(x):
         while True:
             if group[z := rng.choice(by_class[claims.label[x]])] != group[x]: return z
-    crowded = {l for l, g in claims.groupby('label') if g.group.nunique() > 1}
-    strangers = [(x, stranger(x)) for x, _ in pairs if claims.label[x] in crowded]
+    strangers = [[(x, stranger(x)) for x in g for _ in range(10)] for g in several]
+    again, rows = rng.integers(len(several), size=(2000, len(several))), []
     for a in attributes:
         v = claims[a].to_dict()
-        same = [np.mean([v[x] == v[y] for x, y in itertools.combinations(g, 2)]) for g in several]
-        low, high = wilson(round(sum(same)), len(same))
-        rows.append(dict(attribute=a, same=float(np.mean(same)), low=low, high=high, lesions=len(same),
-                         other=float(np.mean([v[x] == v[z] for x, z in strangers])), pairs=len(strangers)))
+        agree = lambda pairs: np.mean([v[x] == v[y] for x, y in pairs])
+        same = np.array([agree(itertools.combinations(g, 2)) for g in several])
+        other = np.array([agree(pairs) for pairs in strangers])
+        low, high = np.quantile((same - other)[again].mean(1), (.025, .975))
+        rows.append(dict(attribute=a, same=float(same.mean()), other=float(other.mean()), above=float((same - other).mean()),
+                         low=float(low), high=float(high), lesions=len(several), strangers=sum(map(len, strangers))))
     return pd.DataFrame(rows)
 
 def agreement_of_lesions(
@@ -1144,26 +1148,34 @@ def agreement_of_lesions(
 # %% ../nbs/06_faithfulness.ipynb #f6000045
 def errors_by_eye(
     images:list[dict],        # modality, text of the measuring describer, and `seen`: attribute -> values that a person accepts
-) -> dict:                    # modality -> attribute -> [wrong, noted]
-    """How often measured evidence is not what a person saw.
+) -> dict:                    # modality -> attribute -> [wrong, noted, wrong by chance]
+    """How often measured evidence is not what a person saw; by chance: if the same words were said of the images in any order.
     What the sentence of chapter 02 leaves out was measured as absent."""
-    counts = {}
+    notes = {}
     for r in images:
         claims = read_claims(r['text'], r['modality'])
         for a, accepted in r['seen'].items():
-            of = counts.setdefault(r['modality'], {}).setdefault(a, [0, 0])
-            of[0] += claims.get(a, ['none'])[0] not in accepted; of[1] += 1
-    return {m: {a: of[a] for a in ATTRIBUTES[m] if a in of} for m, of in counts.items()}
+            notes.setdefault(r['modality'], {}).setdefault(a, []).append((claims.get(a, ['none'])[0], accepted))
+    def count(of):
+        by_chance = np.mean([word not in accepted for word, _ in of for _, accepted in of])*len(of)
+        return [sum(word not in accepted for word, accepted in of), len(of), round(float(by_chance), 2)]
+    return {m: {a: count(of[a]) for a in ATTRIBUTES[m] if a in of} for m, of in notes.items()}
 
 @lru_cache
 def seen_by_eye() -> dict: # describer, wrong: as from `errors_by_eye`
     "What the shipped record says of the measuring describer on real images (`python tests/read_by_eye.py` writes it)."
     return json.loads(data_path('describer_by_eye.json').read_text())
 
-def trusted(modality:str, limit:float=.2) -> list[str]: # attributes
-    """Attributes whose evidence a person found wrong in at most this share of real images.
-    What nobody looked at is not trusted."""
-    return [a for a, (wrong, noted) in seen_by_eye()['wrong'].get(modality, {}).items() if wrong <= limit*noted]
+def trusted(
+    modality:str,
+    limit:float=.2,  # share of notes that may be wrong
+    least:int=15,    # notes
+    beyond:float=.2, # agreement beyond chance: Cohen's kappa, 1 - wrong/wrong by chance
+) -> list[str]:      # attributes
+    """Attributes whose evidence a person seldom found wrong, in enough real images, and less often than by chance:
+    who always says the frequent word is seldom wrong, and knows nothing. What nobody looked at is not trusted."""
+    return [a for a, (wrong, noted, by_chance) in seen_by_eye()['wrong'].get(modality, {}).items()
+            if noted >= least and wrong <= limit*noted and wrong <= (1 - beyond)*by_chance]
 
 def holds_truth(table:pd.DataFrame) -> bool:
     "Are these phantoms, whose table has all attributes?"
@@ -1207,7 +1219,7 @@ def report_table(
     for modality in sorted(set(modalities)):
         rows = [(words[f], e) for f, m, e in zip(names, modalities, evidence) if m == modality and f in words]
         eye = ({} if source == 'truth'
-               else {a: wrong/noted for a, (wrong, noted) in seen_by_eye()['wrong'][modality].items()})
+               else {a: wrong/noted for a, (wrong, noted, _) in seen_by_eye()['wrong'][modality].items()})
         for step in ('t1', 't_mix_original', 't_mix'):
             said = [(read_claims(w[step], modality), e) for w, e in rows if w.get(step)]
             if said:
@@ -1368,7 +1380,7 @@ def attributes_to_judge(
     judged, wrong = {m: trusted(m) for m in modalities}, seen_by_eye()['wrong']
     told = lambda m, a: f'{a} ({wrong[m][a][0]} of {wrong[m][a][1]})' if a in wrong.get(m, {}) else a
     left = '; '.join(f'{m}: ' + ', '.join(told(m, a) for a in ATTRIBUTES[m] if a not in judged[m]) for m in modalities)
-    warnings.warn('measured evidence is too often wrong on real images, '
+    warnings.warn('measured evidence is often wrong on real images, no better than chance, or was seldom looked at, '
                   f'so these attributes are not judged (wrong by eye): {left}', stacklevel=3)
     return judged
 
