@@ -373,7 +373,8 @@ def test_records_hold_what_a_table_needs():
 
 def test_terms_travel_with_the_table(tmp_path):
     about = ready('isic2019', isic2019(tmp_path), tmp_path/'w').attrs['about']
-    assert about['commercial'] is False and 'CC BY-NC' in about['terms'] and 'as far as known' in about['terms'] and 'Combalia' in about['citation']
+    assert (about['commercial'] is False and 'CC BY-NC' in about['terms'] and 'as far as known' in about['terms']
+            and 'Combalia' in about['citation'])
 
 def test_modality_of_fixed_and_free_sets(tmp_path):
     isic2019(tmp_path/'i')

@@ -263,12 +263,13 @@ def test_all_images_of_each_set():
         with pytest.raises(ValueError, match='unequal takes all'): evaluate(real, fake, net, unequal=True, **wrong)
 
 def test_every_judge_of_a_result_has_a_ladder():
-    "A network that judges in results/ has shown what it sees: results/feature_ladder.json."
+    "A network that judges in results/ has shown what it sees: results/feature_ladder*.json."
     import re
     results = Path(__file__).parent.parent/'results'
-    judges = {m for f in results.glob('*.json') if f.stem != 'feature_ladder'
+    ladders = list(results.glob('feature_ladder*.json'))
+    judges = {m for f in results.glob('*.json') if f not in ladders
               for m in re.findall(r'"features": "(\w+-64-[0-9a-f]{8})"', f.read_text())}
-    assert judges and judges == {l['features'] for l in json.loads((results/'feature_ladder.json').read_text()).values()}
+    assert judges and judges == {l['features'] for f in ladders for l in json.loads(f.read_text()).values()}
 
 def test_a_table_of_one_class_climbs_the_ladder():
     from vap_diffusion.metrics import load_judge, labelled_phantoms, missing_modes, on_card
