@@ -52,7 +52,7 @@ def quickstart():
     first = runs[0]['class']
     return table(head, rows) + ['',
         f"N = {first['n']} images of each kind, features `{first['features']}`, {runs[0]['device']}, {painted(first)}, "
-        f"commit {runs[0]['commit']}."]
+        f"commit {', '.join(dict.fromkeys(r['commit'] for r in runs))}."]
 
 def chapters():
     "What each notebook says of itself, and the seconds it took."
