@@ -22,3 +22,8 @@ def test_every_table_stands_on_a_page():
 
 def test_every_chapter_is_in_the_table():
     for p in (readme.ROOT/'nbs').glob('[0-9]*.ipynb'): assert f'nbs/{p.name}' in readme.PAGES[0].read_text(), p.name
+
+def test_results_name_no_path_of_one_machine():
+    for p in (readme.ROOT/'results').glob('*.json'):
+        found = re.search(r'(?<![\w.])/(tmp|home|root|work|Users)/[^\s"]*', p.read_text())
+        assert not found, f'{p.name}: {found[0]}: give paths below the working folder, such as runs/NAME'

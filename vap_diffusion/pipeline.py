@@ -291,7 +291,7 @@ def load_pipeline(
 # %% ../nbs/12_pipeline.ipynb #12a00007
 def work_of(run) -> Path:
     "The working folder of a run, W of W/models/NAME."
-    return Path(run).resolve().parents[1]
+    return Path(run).absolute().parents[1]
 
 def assemble(
     run,                       # a folder of `train`, finished or not: out/models/NAME
